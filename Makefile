@@ -1,0 +1,70 @@
+# Every target works in a fresh clone: the first one called makes the environment in $(VENV).
+#   make test PYTHON=python3.12      another interpreter
+#   make test ARGS="-k verdict -x"   arguments for pytest
+PYTHON  ?= python3
+VENV    ?= .venv
+WORKERS ?= 2
+ARGS    ?=
+
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# One thread per worker: two test processes with two threads each are slower than with one.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow test-distributed test-fault lint evidence tiny-model bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## make the environment, or bring it up to date
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "fieldmark needs Python 3.11 or newer, but '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Install one and name it: make $(firstword $(MAKECMDGOALS)) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "'$(PYTHON)' comes without the venv module." >&2; \
+	  echo "Install it (Debian, Ubuntu: apt-get install python3-venv) and try again." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## train, compare and report on the bundled picture world, without a GPU
+	$(BIN)/fieldmark demo $(ARGS)
+
+test: $(STAMP) ## the tests of every day
+	@$(PYTEST) $(ARGS)
+
+test-slow: $(STAMP) ## the tests that take minutes
+	@$(PYTEST) -m slow $(ARGS)
+
+test-distributed: $(STAMP) ## the tests with several processes
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m distributed $(ARGS)
+
+test-fault: $(STAMP) ## the tests that kill processes and damage files
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fault $(ARGS)
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+evidence: $(STAMP) ## the runs behind docs/evidence (resumable)
+	$(BIN)/fieldmark evidence $(ARGS)
+
+tiny-model: $(STAMP) ## train the bundled model again (resumable)
+	$(BIN)/fieldmark tiny-model $(ARGS)
+
+# Files that start with an underscore are shared helpers. ARGS=--short makes a quick pass of it.
+bench: $(STAMP) ## every benchmark, into benchmarks/results/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	@mkdir -p benchmarks/results
+	@set -e; for file in benchmarks/[!_]*.py; do \
+	  name=$$(basename $$file .py); echo "== $$name"; \
+	  $(BIN)/python $$file --json benchmarks/results/$$name.json $(ARGS); \
+	done
+
+clean: ## remove caches and builds; keeps the environment and the runs
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

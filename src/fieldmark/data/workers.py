@@ -1,0 +1,79 @@
+"""Processes that decode pictures. This module does not import torch, so that a worker is up in a fraction of a second.
+
+Workers are started with "spawn": nothing is inherited, so neither threads nor a GPU of the parent can be harmed. As
+always with spawn, a script that uses them must keep its work below ``if __name__ == "__main__":``.
+"""
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+_CHUNK = 32
+
+
+def map_indices(
+    function: Callable[[int], Result],
+    count: int,
+    workers: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[int, Result]]:
+    """(i, function(i)) for i = 0…count−1, in order; computed by `workers` processes, or here if that is 0.
+
+    Args:
+        function: picklable; it is sent to each worker once.
+        progress: called with (done, count) now and then.
+
+    Raises:
+        ValueError: `workers` is negative.
+        RuntimeError: a worker died (killed, out of memory, or a crash in a decoder).
+    """
+    if workers < 0:
+        raise ValueError(f"workers must be 0 (no processes) or more, got {workers}")
+    chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
+    workers = min(workers, len(chunks))
+    if workers == 0:
+        for chunk in chunks:
+            for i in chunk:
+                yield i, function(i)
+            if progress is not None:
+                progress(chunk.stop, count)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_set_function, initargs=(function,))
+    try:
+        pending: list[tuple[range, Future[list[Result]]]] = []
+        ahead = iter(chunks)
+        for chunk in chunks:
+            while len(pending) < 4 * workers and (following := next(ahead, None)) is not None:
+                pending.append((following, pool.submit(_apply, following)))
+            own, future = pending.pop(0)
+            assert own == chunk
+            yield from zip(chunk, future.result(), strict=True)
+            if progress is not None:
+                progress(chunk.stop, count)
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a decoding process died (killed, out of memory, a crash in a decoder, or a script without "
+            '`if __name__ == "__main__":`); workers=0 decodes in this process and shows where'
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_function: Callable[[int], object] | None = None
+
+
+def _set_function(function: Callable[[int], object]) -> None:
+    global _function
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends the workers
+    _function = function
+
+
+def _apply(chunk: range) -> list[object]:
+    assert _function is not None
+    return [_function(i) for i in chunk]

@@ -1,0 +1,1 @@
+"""Published tables and the evidence as lists of runs; the demo; how the bundled model was trained."""

@@ -1,0 +1,1 @@
+"""How the bundled MLLM was made: `make tiny-model`. Recipe and measurements: docs/tiny-model.md."""

@@ -1,0 +1,173 @@
+"""`make tiny-model`: two resumable stages, tower then language, and the export to the package."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fieldmark.experiments.tiny_model.architecture import PREPROCESSING, build_model, save_model
+from fieldmark.experiments.tiny_model.language import LanguageRecipe, draw_example, language_loss, pool_tokens
+from fieldmark.experiments.tiny_model.pictures import PicturePool, draw_pool
+from fieldmark.experiments.tiny_model.tower import DenseHeads, tower_accuracy, tower_batch, tower_loss
+from fieldmark.models.backbone import Backbone
+from fieldmark.policy.vocabulary import load_vocabulary
+from fieldmark.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from fieldmark.training.log import TrainingLog
+from fieldmark.training.optimiser import OptimiserConfig, build_optimiser, check_losses, clip_gradients
+
+TOWER_POOL_SEED, LANGUAGE_POOL_SEED, HELD_OUT_SEED = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class TinyModelConfig:
+    """Recipe of the bundled MLLM."""
+
+    seed: int = 0
+    tower_steps: int = 1200
+    tower_batch: int = 64
+    tower_lr: float = 1.5e-3
+    tower_genera: int = 1000
+    """Genera of 4 species, 4 pictures each, in each of the two picture pools."""
+    tower_nuisance: float = 0.35
+    tower_habitats: float = 0.0
+    """Share of the tower's pictures that stand in a habitat; the rest are plates on plain paper."""
+    language_steps: int = 1600
+    language_batch: int = 48
+    language_lr: float = 2e-3
+    language_genera: int = 800
+    language_nuisance: float = 0.35
+    language_habitats: float = 1.0
+    recipe: LanguageRecipe = field(default_factory=LanguageRecipe)
+    checkpoint_every: int = 200
+
+
+def train_tiny_model(config: TinyModelConfig, run: Path, export: Path | None = None) -> dict[str, object]:
+    """Train both stages in ``run`` (resuming what is there) and write the model to ``export``.
+
+    Returns the figures of the run: accuracy per attribute on plates and in habitats, losses, seconds.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    recorded = run / "config.json"
+    resolved = json.loads(json.dumps(asdict(config)))
+    if recorded.exists() and json.loads(recorded.read_text()) != resolved:
+        raise ValueError(f"{run} holds a run of another recipe: choose another folder or delete it")
+    recorded.write_text(json.dumps(resolved, indent=1))
+    backbone = build_model(config.seed)
+    figures: dict[str, object] = {}
+
+    heads = nn.ModuleList(DenseHeads(backbone.hidden_size) for _ in range(1 + len(backbone.model.config.vision_config.deepstack_visual_indexes)))
+    _train_tower(config, backbone, heads, run)
+    patch = PREPROCESSING.patch_size * PREPROCESSING.merge_size
+    for name, habitats in (("plates", 0.0), ("habitats", 1.0)):
+        pool = draw_pool(16, 4, 8, config.language_nuisance, habitats, HELD_OUT_SEED)
+        figures[f"tower_accuracy_{name}"] = tower_accuracy(backbone, heads, pool, patch)
+
+    figures["language_loss"] = _train_language(config, backbone, run)
+    (run / "figures.json").write_text(json.dumps(figures, indent=1))
+    if export is not None:
+        save_model(backbone, export, half=True)
+    return figures
+
+
+def _train_tower(config: TinyModelConfig, backbone: Backbone, heads: nn.ModuleList, run: Path) -> None:
+    done = run / "tower.safetensors"
+    tower = backbone.tower.model
+    if done.exists():
+        weights = load_file(done)
+        tower.load_state_dict({k[6:]: v for k, v in weights.items() if k.startswith("tower.")})
+        heads.load_state_dict({k[6:]: v for k, v in weights.items() if k.startswith("heads.")})
+        return
+    pool = _pool(run / "tower_pool.npz", config.tower_genera, config.tower_nuisance, config.tower_habitats, TOWER_POOL_SEED + 10 * config.seed)
+    patch = PREPROCESSING.patch_size * PREPROCESSING.merge_size
+    generator = torch.Generator().manual_seed(config.seed)
+
+    def loss(step: int) -> Tensor:
+        indices = np.random.default_rng([config.seed, 11, step]).choice(len(pool.images), config.tower_batch, replace=False)
+        return tower_loss(backbone, heads, tower_batch(pool, indices, patch, generator))
+
+    modules = {"tower": tower, "heads": heads}
+    _fit(run / "tower", modules, config.tower_steps, config.tower_lr, loss, generator, config.checkpoint_every)
+    tensors = {f"tower.{k}": v for k, v in tower.state_dict().items()} | {f"heads.{k}": v for k, v in heads.state_dict().items()}
+    _save(tensors, done)
+
+
+def _train_language(config: TinyModelConfig, backbone: Backbone, run: Path) -> float:
+    done = run / "language.safetensors"
+    language = backbone.model.model.language_model
+    if done.exists():
+        language.load_state_dict(load_file(done))
+        return _last_loss(run / "language" / "log.jsonl")
+    pool = _pool(run / "language_pool.npz", config.language_genera, config.language_nuisance, config.language_habitats, LANGUAGE_POOL_SEED + 10 * config.seed)
+    tokens = pool_tokens(backbone, pool.images)
+    vocabulary = load_vocabulary("fieldguide")
+    backbone.model.requires_grad_(False)
+    language.requires_grad_(True)
+
+    def loss(step: int) -> Tensor:
+        rng = np.random.default_rng([config.seed, 12, step])
+        examples = [draw_example(pool, config.recipe, vocabulary, backbone.tokenizer, rng) for _ in range(config.language_batch)]
+        return language_loss(backbone, tokens, examples)
+
+    generator = torch.Generator().manual_seed(config.seed)
+    _fit(run / "language", {"language": language}, config.language_steps, config.language_lr, loss, generator, config.checkpoint_every)
+    backbone.model.requires_grad_(True)
+    _save(dict(language.state_dict()), done)
+    return _last_loss(run / "language" / "log.jsonl")
+
+
+def _fit(
+    folder: Path, modules: dict[str, nn.Module], steps: int, lr: float, loss_of: Callable[[int], Tensor], generator: torch.Generator, every: int
+) -> None:
+    """Plain supervised loop with exact resume: the batch of a step depends on (seed, step) only."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters: Iterable[nn.Parameter] = [p for m in modules.values() for p in m.parameters()]
+    optimiser, scheduler = build_optimiser(
+        OptimiserConfig(tower_lr=lr, weight_decay=0.02, betas=(0.9, 0.98), warmup_fraction=0.06), parameters, (), (), steps
+    )
+    start, last = 0, latest_checkpoint(folder / "checkpoints")
+    if last is not None:
+        start = load_checkpoint(last, modules, optimiser, scheduler, {"main": generator}).step
+    with TrainingLog(folder / "log.jsonl", resume_from=start or None, total_steps=steps, shown=("loss",)) as log:
+        for step in range(start, steps):
+            began = time.perf_counter()
+            loss = loss_of(step)
+            check_losses(step, loss=loss)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            clip_gradients(parameters, 1.0)
+            optimiser.step()
+            scheduler.step()
+            log.write(step + 1, {"loss": float(loss.detach()), "step_seconds": time.perf_counter() - began})
+            if (step + 1) % every == 0 and step + 1 < steps:
+                save_checkpoint(folder / "checkpoints", step + 1, modules, optimiser, scheduler, {"main": generator}, keep=1)
+
+
+def _pool(path: Path, genera: int, nuisance: float, habitats: float, seed: int) -> PicturePool:
+    """The pool, drawn once and kept beside the run (uncompressed arrays)."""
+    names = ("images", "masks", "values", "species", "genus")
+    if path.exists():
+        with np.load(path, allow_pickle=False) as stored:
+            return PicturePool(**{name: stored[name] for name in names})
+    pool = draw_pool(genera, 4, 4, nuisance, habitats, seed)
+    temporary = path.with_suffix(".writing.npz")
+    np.savez(temporary, **{name: getattr(pool, name) for name in names})  # type: ignore[arg-type]
+    os.replace(temporary, path)
+    return pool
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    temporary = path.with_suffix(".writing")
+    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary)
+    os.replace(temporary, path)
+
+
+def _last_loss(log: Path) -> float:
+    losses = [json.loads(line)["loss"] for line in log.read_text().splitlines()[-50:]]
+    return float(np.mean(losses))

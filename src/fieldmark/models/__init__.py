@@ -1,0 +1,1 @@
+"""Models: one adapter over every multimodal LLM, token sampling, poolers and the encoder that is deployed."""

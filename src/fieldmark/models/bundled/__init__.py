@@ -1,0 +1,8 @@
+"""The bundled tiny MLLM: weights, tokenizer and configuration in the layout of a published checkpoint."""
+
+from pathlib import Path
+
+
+def bundled_path() -> Path:
+    """Folder of the bundled model. How it was trained: docs/tiny-model.md."""
+    return Path(__file__).parent

@@ -1,0 +1,193 @@
+"""What is deployed: the tower and a pooler, without the language model."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+from fieldmark.models.pooler import Pooled, Pooler, build_pooler
+from fieldmark.models.vision_tokens import PixelBatch, Preprocessing, VisionTokens, VisionTower
+
+FORMAT, VERSION = "fieldmark.retrieval_encoder", 1
+WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
+
+
+class RetrievalEncoder(nn.Module):
+    """Pictures to L2-normalised embeddings.
+
+    tower: `Backbone.tower` (weights are shared, not copied) or a loaded one. image_size: side in pixels to
+    which PIL pictures are resized; a multiple of patch_size * merge_size.
+    """
+
+    def __init__(self, tower: VisionTower, pooler: Pooler, image_size: int) -> None:
+        super().__init__()
+        unit = tower.preprocessing.patch_size * tower.preprocessing.merge_size
+        if image_size <= 0 or image_size % unit:
+            raise ValueError(
+                f"image_size {image_size} is not a multiple of {unit}: take e.g. "
+                f"{max(1, round(image_size / unit)) * unit}"
+            )
+        if pooler.width != tower.model.config.out_hidden_size:
+            raise ValueError(
+                f"the pooler takes tokens of width {pooler.width}, the tower gives "
+                f"{tower.model.config.out_hidden_size}"
+            )
+        self.tower = tower
+        self.pooler = pooler
+        self.image_size = image_size
+
+    @property
+    def embedding_size(self) -> int:
+        return self.pooler.embedding_size
+
+    def pixels(self, images: Tensor | Sequence[Tensor]) -> PixelBatch:
+        """uint8 (B, H, W, 3) to patches."""
+        return self.tower.pixels(images)
+
+    def tokens(self, images: Tensor | Sequence[Tensor]) -> VisionTokens:
+        """uint8 (B, H, W, 3) to patch tokens. With gradient if grad mode is on."""
+        return self.tower(self.pixels(images))
+
+    def pool(self, tokens: VisionTokens) -> Pooled:
+        """Patch tokens (or leaves made of them) to embeddings."""
+        padded, mask = tokens.padded()
+        return self.pooler(padded, None if bool(mask.all()) else mask)
+
+    def forward(self, images: Tensor | Sequence[Tensor]) -> Pooled:
+        return self.pool(self.tokens(images))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor | Sequence[Tensor | Image.Image], batch_size: int = 64) -> Tensor:
+        """Embeddings (n, D_e) float32 on the CPU.
+
+        images: uint8 (n, H, W, 3); or a sequence of uint8 (H, W, 3) tensors, used as they are, or of PIL
+        pictures, which are converted to RGB and resized to image_size x image_size (bicubic).
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got {batch_size}")
+        training = self.training
+        self.eval()
+        try:
+            parts = [
+                self(self._as_tensors(images[start : start + batch_size])).embedding.float().cpu()
+                for start in range(0, len(images), batch_size)
+            ]
+        finally:
+            self.train(training)
+        return torch.cat(parts) if parts else torch.zeros(0, self.embedding_size)
+
+    def _as_tensors(self, images: Any) -> Tensor | list[Tensor]:
+        if isinstance(images, Tensor):
+            return images
+        tensors = [self._from_pil(image) if isinstance(image, Image.Image) else image for image in images]
+        return torch.stack(tensors) if len({tensor.shape for tensor in tensors}) == 1 else tensors
+
+    def _from_pil(self, image: Image.Image) -> Tensor:
+        side = self.image_size
+        resized = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(resized))
+
+    # ---- on disk
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights and config.json: to a temporary folder beside `folder`, then rename it."""
+        folder = Path(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        vision = self.tower.model.config
+        # all fields, not only those that differ from the defaults: another version may have others
+        settings = {
+            key: value
+            for key, value in vision.to_dict().items()
+            if key not in ("model_type", "transformers_version", "_name_or_path")
+        }
+        config = {
+            "format": FORMAT,
+            "version": VERSION,
+            "vision_model_type": vision.model_type,
+            "vision_config": settings,
+            "preprocessing": self.tower.preprocessing.to_config(),
+            "image_size": self.image_size,
+            "embedding_size": self.embedding_size,
+            "pooler": {
+                "kind": self.pooler.kind,
+                "width": self.pooler.width,
+                "projection": self.pooler.has_projection,
+            },
+        }
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+            save_file(weights, temporary / WEIGHTS_NAME, metadata={"format": "pt"})
+            text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+            (temporary / CONFIG_NAME).write_text(text, encoding="utf-8")
+            os.chmod(temporary, 0o755)
+            _replace_folder(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> "RetrievalEncoder":
+        """Load what `save_pretrained` wrote, without the language model. Missing weights are an error."""
+        folder = Path(folder)
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder} is no saved encoder: {name} is missing")
+        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        if config.get("format") != FORMAT:
+            raise ValueError(
+                f"{folder / CONFIG_NAME} does not describe a retrieval encoder (a whole "
+                "vision-language model is read by load_backbone)"
+            )
+        if config["version"] != VERSION:
+            raise ValueError(
+                f"{folder} was written in format version {config['version']}, this program reads {VERSION}"
+            )
+        vision = AutoConfig.for_model(config["vision_model_type"], **config["vision_config"])
+        vision._attn_implementation = "sdpa"
+        tower = VisionTower(AutoModel.from_config(vision), Preprocessing.from_config(config["preprocessing"]))
+        pooler = build_pooler(
+            config["pooler"]["kind"],
+            config["pooler"]["width"],
+            config["embedding_size"] if config["pooler"]["projection"] else None,
+        )
+        encoder = cls(tower, pooler, config["image_size"])
+        weights = load_file(folder / WEIGHTS_NAME)
+        expected = encoder.state_dict()
+        problems = [f"missing {sorted(expected.keys() - weights.keys())[:8]}"] * bool(
+            expected.keys() - weights.keys()
+        )
+        problems += [f"unexpected {sorted(weights.keys() - expected.keys())[:8]}"] * bool(
+            weights.keys() - expected.keys()
+        )
+        problems += [
+            f"{name} has shape {tuple(weights[name].shape)}, not {tuple(expected[name].shape)}"
+            for name in expected.keys() & weights.keys()
+            if weights[name].shape != expected[name].shape
+        ]
+        if problems:
+            raise ValueError(f"the weights in {folder} do not fit its config.json: {'; '.join(problems)}")
+        encoder.load_state_dict(weights, assign=True)
+        return encoder.to(device).eval()
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`; a reader sees the old one, an instant none, then the new."""
+    if not folder.exists():
+        os.replace(new, folder)
+        return
+    if not (folder / CONFIG_NAME).is_file() and any(folder.iterdir()):
+        raise ValueError(f"{folder} exists and is no saved encoder: choose another folder")
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+    os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old)

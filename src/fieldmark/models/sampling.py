@@ -1,0 +1,220 @@
+"""Sampling completions: one prefill per prompt, G branches that share its keys and values.
+
+Decoding is bound by how many keys and values must be read. `generate` copies the prompt's cache for each of
+the G branches; here the branches of a prompt are the G *queries* of one row, and a mask lets each of them see
+the prompt and its own branch. The prompt's cache exists, and is read, once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from fieldmark.models.backbone import Backbone, PromptTokens
+from fieldmark.models.vision_tokens import VisionTokens
+
+# Owners of a cached key other than a branch (>= 0): all branches of the prompt, none, and a dummy query.
+EVERYONE, NOBODY, DUMMY = -1, -2, -3
+FIRST_CANDIDATES = 128
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled answer of T tokens.
+
+    ids: int64 (T,), with the stop token when finish_reason is "stop".
+    logprobs: float32 (T,), log-probability of each token under the full softmax at temperature 1.
+    sampling_logprobs: float32 (T,), under the distribution it was drawn from (temperature, top-p,
+    renormalised; zeros for greedy decoding).
+    tracked: float32 (T, n_tracked), log-probabilities at temperature 1 of the ids that were to be tracked.
+    """
+
+    ids: Tensor
+    logprobs: Tensor
+    sampling_logprobs: Tensor
+    tracked: Tensor
+    finish_reason: Literal["stop", "length"]
+
+
+@torch.no_grad()
+def sample(
+    backbone: Backbone,
+    vision: VisionTokens,
+    prompts: Sequence[PromptTokens],
+    images: Sequence[tuple[int, ...]],
+    *,
+    num_samples: int,
+    temperature: float,
+    top_p: float,
+    max_new_tokens: int,
+    generator: torch.Generator,
+    tracked_ids: Sequence[int] = (),
+    stop_ids: Sequence[int] | None = None,
+) -> list[list[Completion]]:
+    """Draw `num_samples` completions for each prompt: a list per prompt.
+
+    images: per prompt, the pictures of `vision` that fill its placeholders.
+    temperature: 0 is greedy (all samples alike). top_p in (0, 1]: the smallest set of tokens with that mass.
+    generator: on the CPU; consumes num prompts x num_samples x max_new_tokens uniforms whatever is drawn, so
+    that a branch's tokens do not depend on when others finish.
+    stop_ids: default the model's; pass () to always run to max_new_tokens. All tensors return on the CPU.
+    """
+    if not prompts:
+        return []
+    if num_samples < 1 or max_new_tokens < 1:
+        raise ValueError(
+            f"num_samples and max_new_tokens must be positive, got {num_samples} and {max_new_tokens}"
+        )
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise ValueError(f"need temperature >= 0 and 0 < top_p <= 1, got {temperature} and {top_p}")
+    device, count, branches = backbone.device, len(prompts), num_samples
+    stops = torch.tensor(
+        list(backbone.stop_ids if stop_ids is None else stop_ids), dtype=torch.int64, device=device
+    )
+    tracked = torch.tensor(list(tracked_ids), dtype=torch.int64, device=device)
+    uniforms = torch.rand(count * branches, max_new_tokens, generator=generator, dtype=torch.float64).to(
+        device
+    )
+
+    batch = backbone.embed(prompts, vision.detach(), images, reserve=max_new_tokens)
+    cache = Cache(layers=[_GrowingLayer(max_new_tokens * branches) for _ in range(backbone.num_layers)])
+    hidden = backbone.decode_prompts(batch, cache)[:, -1:].expand(-1, branches, -1)
+
+    ids = torch.zeros(count * branches, max_new_tokens, dtype=torch.int64, device=device)
+    logprobs = torch.zeros(count * branches, max_new_tokens, device=device)
+    sampling_logprobs = torch.zeros_like(logprobs)
+    tracked_logprobs = torch.zeros(*logprobs.shape, len(tracked), device=device)
+    lengths = torch.zeros(count * branches, dtype=torch.int64, device=device)
+    stopped = torch.zeros(count * branches, dtype=torch.bool, device=device)
+
+    # Working set: (prompts, slots); slot -> branch, or DUMMY where a prompt has fewer live branches.
+    prompt_of = torch.arange(count, device=device)
+    branch_of = torch.arange(branches, device=device).expand(count, branches)
+    key_owner = torch.full(batch.attention_mask.shape, NOBODY, device=device).masked_fill(
+        batch.attention_mask, EVERYONE
+    )
+
+    for step in range(max_new_tokens):
+        live = branch_of >= 0
+        rows = (prompt_of[:, None] * branches + branch_of)[live]
+        logits = backbone.logits(hidden[live])
+        token, sampling = _draw(logits, uniforms[rows, step], temperature, top_p)
+        normaliser = logits.logsumexp(-1)
+        ids[rows, step] = token
+        logprobs[rows, step] = logits.gather(-1, token[:, None])[:, 0] - normaliser
+        sampling_logprobs[rows, step] = sampling
+        tracked_logprobs[rows, step] = logits[:, tracked] - normaliser[:, None]
+        lengths[rows] = step + 1
+        ended = torch.isin(token, stops)
+        stopped[rows] = ended
+        if step + 1 == max_new_tokens or bool(ended.all()):
+            break
+
+        if bool(ended.any()):
+            branch_of = branch_of.masked_scatter(live, branch_of[live].masked_fill(ended, DUMMY))
+            kept = (branch_of >= 0).any(1).nonzero()[:, 0]
+            if len(kept) < len(branch_of):
+                cache.batch_select_indices(kept)
+                prompt_of, branch_of, key_owner = prompt_of[kept], branch_of[kept], key_owner[kept]
+            slots = int((branch_of >= 0).sum(1).max())
+            order = (branch_of < 0).to(torch.int8).argsort(dim=1, stable=True)[:, :slots]
+            branch_of = branch_of.gather(1, order)
+
+        row = prompt_of[:, None] * branches + branch_of.clamp(min=0)
+        positions = (batch.next_position[prompt_of] + step)[:, None].expand_as(row)
+        key_owner = torch.cat([key_owner, branch_of.masked_fill(branch_of < 0, NOBODY)], dim=1)
+        visible = (key_owner == EVERYONE)[:, None, :] | (key_owner[:, None, :] == branch_of[:, :, None])
+        hidden = backbone.decode(
+            backbone.token_embeddings(ids[row, step]),
+            backbone.text_positions(positions),
+            visible[:, None],
+            cache=cache,
+        )
+
+    ids, logprobs, sampling_logprobs = ids.cpu(), logprobs.cpu(), sampling_logprobs.cpu()
+    tracked_logprobs = tracked_logprobs.cpu()
+    ends, finished = lengths.tolist(), stopped.tolist()
+    flat = [
+        Completion(
+            ids[r, :n].clone(),
+            logprobs[r, :n].clone(),
+            sampling_logprobs[r, :n].clone(),
+            tracked_logprobs[r, :n].clone(),
+            "stop" if finished[r] else "length",
+        )
+        for r, n in enumerate(ends)
+    ]
+    return [flat[start : start + branches] for start in range(0, len(flat), branches)]
+
+
+def _draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
+    """Tokens (n,) from float32 logits (n, V) by inverting the distribution function at `uniform` (n,).
+
+    Returns also their log-probabilities under the distribution drawn from. Only the likeliest candidates are
+    sorted; more are taken only where those do not hold top_p of the mass.
+    """
+    if temperature == 0:
+        return logits.argmax(-1), torch.zeros(len(logits), device=logits.device)
+    scaled = logits / temperature
+    normaliser = scaled.logsumexp(-1, keepdim=True)
+    size = logits.shape[-1]
+    candidates = min(size, FIRST_CANDIDATES if top_p < 1 else size)
+    while True:
+        values, tokens = scaled.topk(candidates, dim=-1)
+        probabilities = (values - normaliser).double().exp()
+        cumulative = probabilities.cumsum(-1)
+        if candidates == size or bool((cumulative[:, -1] >= top_p).all()):
+            break
+        candidates = min(size, candidates * 8)
+    # A token belongs to the nucleus while the mass before it is below top_p; the first always does.
+    kept = (cumulative - probabilities < top_p).sum(-1, keepdim=True).clamp(min=1)
+    mass = cumulative.gather(-1, kept - 1)
+    chosen = torch.searchsorted(cumulative, uniform[:, None] * mass, right=True).minimum(kept - 1)
+    log_probability = (values - normaliser).gather(-1, chosen) - mass.log().float()
+    return tokens.gather(-1, chosen)[:, 0], log_probability[:, 0]
+
+
+class _GrowingLayer(DynamicLayer):
+    """Keys and values in a buffer with room to grow: `torch.cat` would copy the whole cache each token.
+
+    Without gradient only. room: tokens expected after the prefill; if more come, it grows again.
+    """
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self._room = min(room, 256)
+        self._buffers: tuple[Tensor, Tensor] | None = None
+        self._length = 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self._length + key_states.shape[2]
+        if self._buffers is None or end > self._buffers[0].shape[2]:
+            room = end + max(self._room, end // 2)
+            grown = tuple(
+                new.new_empty(*new.shape[:2], room, new.shape[3]) for new in (key_states, value_states)
+            )
+            if self._buffers is not None:
+                for old, new in zip(self._buffers, grown, strict=True):
+                    new[:, :, : self._length] = old[:, :, : self._length]
+            self._buffers = (grown[0], grown[1])
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, self._length : end] = new
+        self._length = end
+        self._expose()
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        if self._buffers is not None:
+            self._buffers = (self._buffers[0][indices], self._buffers[1][indices])
+            self._expose()
+
+    def _expose(self) -> None:
+        assert self._buffers is not None
+        self.keys, self.values = (buffer[:, :, : self._length] for buffer in self._buffers)

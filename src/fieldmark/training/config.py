@@ -1,0 +1,148 @@
+"""Configuration of a training run: one dataclass per component, every field documented."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fieldmark.losses.registry import MetricLossConfig
+from fieldmark.models.pooler import PoolerKind
+from fieldmark.policy.adjudication import RolloutConfig
+from fieldmark.policy.update import ReplayConfig
+from fieldmark.training.optimiser import OptimiserConfig
+
+Supervision = Literal["verdict", "permuted", "oracle", "wrong"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Pictures, splits and what the step sees of them."""
+
+    path: str = ""
+    """Labelled collection: class folders, imagefolder or parquet."""
+    image_size: int = 224
+    """Pictures are resized to this side (the whole picture, no crop)."""
+    train_fraction: float = 0.5
+    """Share of the classes that is for training; a collection with a split.json brings its own split."""
+    validation_fraction: float = 0.2
+    """Share of the *training* classes held out to choose the best step; the test classes choose nothing."""
+    split_seed: int = 0
+    """Chooses the validation classes."""
+    batch_size: int = 64
+    """B, images per micro-batch."""
+    images_per_class: int = 4
+    """Images of each class in a micro-batch."""
+    horizontal_flip: bool = True
+    """Mirror each picture with probability one half."""
+    crop_scale_min: float = 0.7
+    """Random crops keep at least this share of the picture's area; 1 never crops."""
+    workers: int = 1
+    """Processes that decode ahead of the step; 0 decodes in line."""
+    skip_bad: bool = False
+    """Leave out pictures that cannot be decoded (each is named); otherwise they are an error."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The multimodal LLM whose tower is trained."""
+
+    supervisor: str = "bundled"
+    """"bundled" (the tiny Fieldguide model), a local checkpoint folder or a hub id."""
+    dtype: str = "float32"
+    """Weights and activations; "auto" takes bfloat16 where the processor has instructions for it."""
+    device: str = "cpu"
+    """Torch device."""
+    pooler: PoolerKind = "attention"
+    """attention (SAGA), mean (the baselines) or max."""
+    embedding_size: int | None = 4096
+    """D_e; null leaves mean and max pooling without a projection."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Length of the run and what happens on the way."""
+
+    steps: int = 0
+    """Optimiser steps; 0 means ``epochs`` passes over the training pictures."""
+    epochs: float = 3.0
+    """Passes over the training pictures, when ``steps`` is 0."""
+    validate_every: int = 100
+    """Steps between validations."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints."""
+    select: Literal["best", "last"] = "best"
+    """Which weights are kept: the best Recall@1 on the validation classes, or the last."""
+
+
+@dataclass(frozen=True)
+class MetricConfig:
+    """`fieldmark train metric`: the metric loss alone."""
+
+    run: str = ""
+    """Folder of the run."""
+    seed: int = 0
+    """Seed of everything random in the run."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    metric: MetricLossConfig = field(default_factory=MetricLossConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    tensorboard: bool = False
+    """Also write TensorBoard files, if it is installed."""
+
+
+@dataclass(frozen=True)
+class PairConfig:
+    """Which pairs the supervisor is shown."""
+
+    pairs_per_round: int = 16
+    """Candidate pairs drawn from each micro-batch: half same class, half different."""
+    different: Literal["random", "hard"] = "random"
+    """Pairs of different classes: at random, or the nearest by the current embedding."""
+    contributing_pairs: int | None = 8
+    """K: groups with differing rewards per optimiser step, drawn from further micro-batches until complete. null takes
+    one micro-batch and every contributing group in it."""
+    quota: dict[str, int] | None = None
+    """Contributing groups by pair type (same, random, hard); sums to K. null takes them as they come."""
+    max_rounds: int = 8
+    """Micro-batches per optimiser step at most."""
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """λ of L = λ_dml L_DML + λ_lm L_GRPO + λ_kl L_KL."""
+
+    metric: float = 1.0
+    """λ_dml."""
+    policy: float = 1.0
+    """λ_lm; 0 switches rollouts' gradient off (with ``alignment`` > 0 rollouts are still made for the teacher)."""
+    alignment: float = 1.0
+    """λ_kl; gradient to the pooler only."""
+    policy_relative: float | None = None
+    """If given, replaces λ_lm: each step the policy gradient is scaled so that its norm at the vision tokens is this
+    multiple of the metric loss's. For models whose normalisations do not make the losses comparable."""
+
+
+@dataclass(frozen=True)
+class SagaConfig:
+    """`fieldmark train saga`."""
+
+    run: str = ""
+    """Folder of the run."""
+    seed: int = 0
+    """Seed of everything random in the run."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    metric: MetricLossConfig = field(default_factory=MetricLossConfig)
+    pairs: PairConfig = field(default_factory=PairConfig)
+    rollouts: RolloutConfig = field(default_factory=RolloutConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    alignment_layer: int | None = None
+    """Decoder layer ℓ of the attention teacher, from 0; null takes the layer at 26/36 of the depth (published: 26 of 36)."""
+    weights: LossWeights = field(default_factory=LossWeights)
+    supervision: Supervision = "verdict"
+    """verdict: the method. permuted: rewards permuted within each group (control). oracle: the true descriptions in
+    place of rollouts (ceiling). wrong: descriptions of other pictures (control of the oracle). The last two need a
+    collection whose attributes are known."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    tensorboard: bool = False
+    """Also write TensorBoard files, if it is installed."""
