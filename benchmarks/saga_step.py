@@ -2,18 +2,19 @@
 
     python benchmarks/saga_step.py [--short] [--json PATH]
 
-Workload, the same for both sides: 8 pairs of pictures, G = 8 completions each, prompts of 400 text tokens and two
-pictures, completions of exactly 100 tokens (no stop), temperature 0.7, top-p 0.95, float32; vocabularies of 4,096 and
-32,768; two geometries with random weights: `bundled` (the bundled model's: 96 px, width 160, 5 layers) and `vit_b` (a
-ViT-B/16-sized tower at 224 px, decoder of 4 layers, width 768).
+Workload, the same for both sides: 8 pairs of pictures, G = 8 completions each, prompts of 400 text tokens and
+two pictures, completions of exactly 100 tokens (no stop), temperature 0.7, top-p 0.95, float32; vocabularies
+of 4,096 and 32,768; two geometries with random weights: `bundled` (the bundled model's: 96 px, width 160,
+5 layers) and `vit_b` (a ViT-B/16-sized tower at 224 px, decoder of 4 layers, width 768).
 
-    ours   models.sampling.sample (one prefill per pair, shared keys and values), policy.replay (prefix), log-probs of
-           the completions only, in chunks
-    twin   transformers' generate with num_return_sequences = G, every completion a full row, logits of all positions
+    ours   models.sampling.sample (one prefill per pair, shared keys and values), policy.replay (prefix),
+           log-probs of the completions only, in chunks
+    twin   transformers' generate with num_return_sequences = G, then every completion a full row and the
+           logits of all positions
 
-The ratio counts the language model only: the tower's seconds are measured apart and left out on both sides, though
-`generate` runs the tower for every copy. Each side runs in a process of its own; memory is that process's peak above
-what it held once the model was built.
+The ratio counts the language model only: the tower's seconds are measured apart and left out on both sides,
+though `generate` runs the tower for every copy. Each side runs in a process of its own; memory is that
+process's peak above what it held once the model was built and warm.
 """
 
 import argparse
@@ -246,7 +247,7 @@ def plain_replay(
     stop: int,
     workload: Workload,
 ) -> None:
-    """Rows `start` to `stop`, each prompt + completion, with the logits of all positions; backward at once."""
+    """Rows `start` to `stop`, each prompt + completion, logits of all positions; backward at once."""
     owners = [row // workload.group_size for row in range(start, min(stop, len(completions)))]
     rows = completions[start:stop]
     batch = backbone.embed(

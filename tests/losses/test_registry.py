@@ -1,6 +1,7 @@
 """Metric losses by name: peers, options, users' own, and what is refused."""
 
 import importlib
+import os
 import subprocess
 import sys
 
@@ -292,4 +293,5 @@ def test_absent_peer_library_is_explained(monkeypatch):
 
 def test_peer_library_is_not_imported_without_need():
     code = "import sys, fieldmark.losses; assert 'pytorch_metric_learning' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

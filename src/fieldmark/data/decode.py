@@ -13,12 +13,25 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import (
+    AvifImagePlugin,  # noqa: F401  an imported plugin registers its formats; nothing else is registered for us
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    Jpeg2KImagePlugin,  # noqa: F401
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    PpmImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
 
 FORMATS: tuple[str, ...] = (
     "JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000",
 )  # fmt: skip
 """Pillow's names of the formats that are read."""
+
+_OPENERS = tuple(name for name in FORMATS if name != "MPO")  # a JPEG with several pictures; JPEG's opener finds out
 
 # What Pillow's decoders raise for damaged files, beside OSError.
 _DAMAGED = (
@@ -134,7 +147,7 @@ def decode_picture(
         with warnings.catch_warnings():
             # Pillow warns at its own, higher limit; ours is checked two lines below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(BytesIO(content), formats=FORMATS)
+            image = Image.open(BytesIO(content), formats=_OPENERS)
         with image:
             width, height = image.size
             if width * height > limits.max_pixels:

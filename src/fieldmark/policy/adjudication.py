@@ -82,7 +82,7 @@ class Adjudicator:
         count = config.attributes_per_prompt
         if count is not None and count > len(self.vocabulary.attributes):
             raise ValueError(f"attributes_per_prompt is {count}, but {config.vocabulary} has {len(self.vocabulary.attributes)}")
-        self.reward = resolve_reward(config.reward)
+        self.reward = resolve_reward(config.reward, options=config.reward_options)
         self.words = verdict_words(backbone.tokenizer) if "answer_logprobs" in self.reward.arguments else None
         self.longest_prompt_tokens = len(backbone.chat_prompt(build_prompt(self.vocabulary, config.style).text, 2).ids)
 

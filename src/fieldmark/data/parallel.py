@@ -1,7 +1,7 @@
-"""Processes that decode pictures. This module does not import torch, so that a worker is up in a fraction of a second.
+"""A function of every picture of a collection, computed once by several processes.
 
-Workers are started with "spawn": nothing is inherited, so neither threads nor a GPU of the parent can be harmed. As
-always with spawn, a script that uses them must keep its work below ``if __name__ == "__main__":``.
+They are started with "spawn": nothing is inherited, so neither threads nor a GPU of the parent can be harmed.
+As always with spawn, a script that uses them must keep its work below ``if __name__ == "__main__":``.
 """
 
 import multiprocessing
@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
@@ -65,15 +65,15 @@ def map_indices(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_function: Callable[[int], object] | None = None
+_function: Callable[[int], Any] | None = None
 
 
-def _set_function(function: Callable[[int], object]) -> None:
+def _set_function(function: Callable[[int], Any]) -> None:
     global _function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends the workers
     _function = function
 
 
-def _apply(chunk: range) -> list[object]:
+def _apply(chunk: range) -> list[Any]:
     assert _function is not None
     return [_function(i) for i in chunk]

@@ -1,0 +1,59 @@
+"""What a run's folder says about how it was made."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+_Config = TypeVar("_Config")
+
+
+def read_config(run: Path) -> dict[str, Any] | None:
+    """The stored configuration of a run; None if the folder is none.
+
+    Raises:
+        ValueError: if config.yaml is damaged.
+    """
+    path = Path(run) / "config.yaml"
+    if not path.is_file():
+        return None
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no longer YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no configuration")
+    return content
+
+
+def read_part(kind: type[_Config], config: Mapping[str, Any], name: str, run: Path) -> _Config:
+    """One component (``DataConfig`` under "data", …) of a stored configuration.
+
+    Raises:
+        ValueError: if it is missing or was written by a version with other fields.
+    """
+    stored = config.get(name)
+    if not isinstance(stored, Mapping):
+        raise ValueError(f"{run}/config.yaml has no part {name!r}: it is no training run")
+    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if strangers := sorted(set(stored) - known):
+        raise ValueError(f"{run}/config.yaml was written by another version: unknown {name}.{strangers[0]}")
+    return kind(**stored)
+
+
+def encoder_folder(path: Path) -> Path:
+    """The folder of the saved encoder: ``path`` itself, or its ``encoder`` if ``path`` is a run.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    path = Path(path)
+    if (path / "encoder" / "config.json").is_file():
+        return path / "encoder"
+    if (path / "config.yaml").is_file():
+        raise ValueError(f"{path} is a run that has saved no encoder yet: finish it with --resume")
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{path} is neither a run's folder nor a saved encoder (config.json and model.safetensors)")
+    return path

@@ -1,0 +1,103 @@
+"""The page around the sections: head, security policy, navigation, colours, behaviour."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from fieldmark.report.html import Child, Html, el, join
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the report. ``id`` is its anchor."""
+
+    id: str
+    title: str
+    lead: str
+    body: Html
+
+
+def missing(sentence: str) -> Html:
+    """In place of something that cannot be shown: why."""
+    return el("p", sentence, class_="missing")
+
+
+def page(title: str, intro: str, sections: Sequence[Section]) -> Html:
+    """The whole document. Its policy lets nothing load from outside, and no script run but its own."""
+    style, script = _resource("style.css"), _resource("page.js")
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    head = el(
+        "head",
+        el("meta", charset="utf-8"),
+        el("meta", http_equiv="Content-Security-Policy", content=policy),
+        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        el("meta", name="color-scheme", content="light dark"),
+        el("meta", name="generator", content="fieldmark"),
+        el("link", rel="icon", href="data:,"),
+        el("title", title),
+        # Raw by intent: both are package data, and hashed in the policy.
+        Html(f"<style>{style}</style>"),
+    )
+    links = [el("li", el("a", section.title, href=f"#{section.id}")) for section in sections]
+    theme = el("button", "Light / dark", type="button", class_="theme", id="theme", hidden=True)
+    body = el(
+        "body",
+        el("a", "Skip to the result", href="#main", class_="skip"),
+        el(
+            "header",
+            el("p", "fieldmark report", class_="kicker"),
+            el("h1", title),
+            [el("p", paragraph) for paragraph in intro.split("\n\n") if paragraph.strip()],
+            class_="top",
+        ),
+        el("nav", el("ul", links), theme, aria_label="Sections"),
+        el("main", [_section(section) for section in sections], id="main", tabindex=-1),
+        el("footer", el("p", "One file, nothing loaded from elsewhere.")),
+        Html(f"<script>{script}</script>"),
+    )
+    return Html(f"<!DOCTYPE html>\n{el('html', head, body, lang='en')}\n")
+
+
+def _section(section: Section) -> Html:
+    heading = f"{section.id}-title"
+    return el(
+        "section",
+        el("h2", section.title, id=heading),
+        el("p", section.lead, class_="lead") if section.lead else None,
+        section.body,
+        id=section.id,
+        aria_labelledby=heading,
+    )
+
+
+def settings_section(settings: Mapping[str, Any]) -> Section:
+    """Seeds, versions, commands, times, as they were given."""
+    body = _value(settings) if settings else missing("No settings were given.")
+    return Section("settings", "Settings", "What is needed to make these figures again.", join(body))
+
+
+def _value(value: Any) -> Child:
+    if isinstance(value, Mapping):
+        return el("dl", [[el("dt", str(key)), el("dd", _value(one))] for key, one in value.items()], class_="settings")
+    if isinstance(value, list | tuple):
+        if all(not isinstance(one, Mapping | list | tuple) for one in value) and len(value) <= 12:
+            short = all(len(str(one)) <= 24 for one in value)
+            return ", ".join(map(str, value)) if short else el("ul", [el("li", _value(one)) for one in value])
+        return el("ul", [el("li", _value(one)) for one in value])
+    text = "–" if value is None else str(value)
+    return el("code", text) if isinstance(value, str) and (" --" in text or "\n" in text) else text
+
+
+def _resource(name: str) -> str:
+    return (resources.files("fieldmark.report") / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
