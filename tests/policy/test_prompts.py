@@ -101,11 +101,13 @@ def test_canonical_answer_is_strict_json_and_made_of_pieces(vocabulary: Vocabula
     assert list(loaded) == [one, two, "differences", "confidence", "reasoning", vocabulary.verdict_key]
     assert loaded[one] == first
     assert loaded[two] == second
-    assert loaded["differences"] == vocabulary.attributes[3]
+    said = loaded["differences"].split(SEPARATOR)
+    assert said[3] == vocabulary.attributes[3] + prompts.DIFFERS
+    assert said[0] == vocabulary.attributes[0] + prompts.AGREES and len(said) == len(vocabulary.attributes)
     assert text == json.dumps(loaded)
     free = (*first.values(), *second.values(), *vocabulary.attributes, SEPARATOR)
     cuts = cut(text, prompts.answer_pieces(vocabulary) + free)
-    assert len(cuts) == 4 * len(vocabulary.attributes) + 11  # two per attribute and item, and the frame
+    assert len(cuts) == 7 * len(vocabulary.attributes) + 9  # two per attribute and item, three per comparison, the frame
     verdict = parse_verdict(text, vocabulary)
     assert verdict.answer is False
     assert [set(found) for found in verdict.descriptions] == [set(first), set(second)]
@@ -116,7 +118,9 @@ def test_generic_answer(vocabulary: Vocabulary) -> None:
     text = prompts.reference_answer(vocabulary, values, values, same=True, style="generic")
     assert list(json.loads(text)) == ["differences", "reasoning", vocabulary.verdict_key]
     assert parse_verdict(text, vocabulary).answer is True
-    assert len(cut(text, prompts.answer_pieces(vocabulary, "generic"))) == 7
+    free = (*vocabulary.attributes, SEPARATOR)
+    cuts = cut(text, prompts.answer_pieces(vocabulary, "generic") + free)
+    assert len(cuts) == 3 * len(vocabulary.attributes) + 5
 
 
 def test_answer_of_chosen_attributes_in_order() -> None:
@@ -124,7 +128,7 @@ def test_answer_of_chosen_attributes_in_order() -> None:
     values = dict.fromkeys(vocabulary.all_attributes, "red")
     text = prompts.reference_answer(vocabulary, values, values, True, attributes=["leg color", "back color"])
     assert list(json.loads(text)["bird_1"]) == ["leg color", "back color"]
-    assert json.loads(text)["differences"] == prompts.NO_DIFFERENCES
+    assert json.loads(text)["differences"] == "leg color agrees, back color agrees"
 
 
 def test_answer_escapes_and_errors() -> None:

@@ -1,7 +1,7 @@
 """The command line: parses, calls one function, prints.
 
-Commands are declared in `commands`, their options are parsed in `options`. Only the parser of the command that was asked
-for is built, so `fieldmark --help` loads no torch.
+Commands are declared in `commands`, their options are parsed in `options`. Only the parser of the command
+that was asked for is built, so `fieldmark --help` loads no torch.
 """
 
 import os
@@ -34,7 +34,7 @@ First steps:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 after an error that the user can mend, 130 after Ctrl-C."""
+    """Run one command. Returns the exit code: 0; 2 after an error that users can mend; 130 after Ctrl-C."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     show_traceback = os.environ.get(TRACEBACK, "") not in ("", "0")
     try:
@@ -46,7 +46,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"\nfieldmark: interrupted. {_how_to_resume(arguments)}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read our output (`| head`) has gone; so that Python's exit does not complain too
+    except (
+        BrokenPipeError
+    ):  # whoever read our output (`| head`) has gone; so that Python's exit does not complain too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except UsageError as error:
@@ -54,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"fieldmark: error: {error}", file=sys.stderr)
         return 2
-    # What the library says to users: BadImage, CheckpointError are ValueErrors, NonFiniteLoss is a FloatingPointError.
+    # What the library says to users. BadImage and CheckpointError are ValueErrors, NonFiniteLoss is a
+    # FloatingPointError.
     except (ValueError, OSError, FloatingPointError) as error:
         if show_traceback:
             raise
@@ -74,7 +77,10 @@ def _dispatch(arguments: list[str]) -> int:
     command, rest = _find_command(arguments)
     if command is None:  # "fieldmark data", "fieldmark data --help"
         asked = rest[:1] in (["--help"], ["-h"])
-        print(_list_of_commands(" ".join(arguments[: len(arguments) - len(rest)])), file=sys.stdout if asked else sys.stderr)
+        print(
+            _list_of_commands(" ".join(arguments[: len(arguments) - len(rest)])),
+            file=sys.stdout if asked else sys.stderr,
+        )
         return 0 if asked else 2
 
     from fieldmark.cli.options import Options
@@ -92,7 +98,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _find_command(arguments: list[str]) -> tuple[Command | None, list[str]]:
-    """The command that the first words name, and the words after it. None for a group ("data") without a command.
+    """The command that the first words name, and the words after it; None for a group ("data") alone.
 
     Raises:
         UsageError: for an unknown command, with the nearest one.
@@ -140,4 +146,3 @@ def _raised_by_fieldmark(traceback: TracebackType | None) -> bool:
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     return Path(traceback.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parents[1])
-

@@ -1,13 +1,12 @@
-"""The commands. Each declares its options and returns the function that runs it: one call, and what it prints.
+"""The commands. Each declares its options and returns what runs it: one call, and what it prints.
 
 Docstrings are what `--help` shows. Nothing heavy is imported before a command is asked for.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from fieldmark.cli.options import Given, Options
@@ -20,7 +19,7 @@ DATA_ALIASES = {"data": "data.path", "supervisor": "model.supervisor", "skip_bad
 
 @dataclass(frozen=True)
 class Command:
-    """A command: the words that call it, a line about it, its help text, its options, how to go on after Ctrl-C."""
+    """One command: words that call it, a line about it, help, options, how to go on after Ctrl-C."""
 
     words: str
     summary: str
@@ -32,7 +31,9 @@ class Command:
 COMMANDS: dict[str, Command] = {}
 
 
-def command(words: str, summary: str, resume: Resume = "never") -> Callable[[Callable[["Options"], Run]], None]:
+def command(
+    words: str, summary: str, resume: Resume = "never"
+) -> Callable[[Callable[["Options"], Run]], None]:
     """Decorator: register a command."""
 
     def register(declare: Callable[["Options"], Run]) -> None:
@@ -45,8 +46,9 @@ def command(words: str, summary: str, resume: Resume = "never") -> Callable[[Cal
 
 @command("demo", "train, compare and report on the bundled picture world, without a GPU", "same command")
 def _demo(options: "Options") -> Run:
-    """Draws a world of birds, trains SAGA, its control, its ceiling and the usual metric loss on half of the species,
-    tests on the other half, and writes report.html and results.json. At most 20 minutes on two cores.
+    """Draws a world of birds, trains SAGA, its control, its ceiling and the usual metric loss on half
+    of the species, tests on the other half, and writes report.html and results.json. At most 20
+    minutes on two cores.
 
     example:
       fieldmark demo --out runs/demo
@@ -65,8 +67,9 @@ def _demo(options: "Options") -> Run:
 
 @command("data inspect", "what is in a folder of pictures: classes, sizes, duplicates, odd files")
 def _data_inspect(options: "Options") -> Run:
-    """Reads a labelled collection (class folders, imagefolder or parquet) picture by picture and tells its classes,
-    counts, sizes, duplicates across splits, and every file that cannot be decoded, with the reason.
+    """Reads a labelled collection (class folders, imagefolder or parquet) picture by picture and tells
+    its classes, counts, sizes, duplicates across splits, and every file that cannot be decoded,
+    with the reason.
 
     example:
       fieldmark data inspect my/folders --workers 2
@@ -86,9 +89,9 @@ def _data_inspect(options: "Options") -> Run:
 
 @command("data fieldguide", "draw the bundled picture world: birds with known field marks")
 def _data_fieldguide(options: "Options") -> Run:
-    """Draws a world of birds: class folders, true attributes, part masks, a split and a contact sheet. The same seed gives
-    the same bytes. With --habitat 1 every training species stands in its own habitat: a shortcut that the labels do not
-    warn of, and that the test species do not have.
+    """Draws a world of birds: class folders, true attributes, part masks, a split and a contact sheet.
+    The same seed gives the same bytes. With --habitat 1 every training species stands in its own
+    habitat: a shortcut that the labels do not warn of, and that the test species do not have.
 
     example:
       fieldmark data fieldguide --out worlds/birds --species 200 --per 24 --nuisance .35 --habitat 1 --seed 0
@@ -112,14 +115,16 @@ def _data_fieldguide(options: "Options") -> Run:
 
 @command("supervisor check", "is this multimodal LLM worth training with, on these pictures?")
 def _supervisor_check(options: "Options") -> Run:
-    """Asks the supervisor about pairs of training pictures, before hours of training: how often its verdicts are right for
-    same, random and look-alike pairs, how many groups of rollouts disagree (only those teach), how many answers cannot be
-    read, and how large the gradients are. Where true descriptions exist, also whether the reward points where they do.
+    """Asks the supervisor about pairs of training pictures, before hours of training: how often its
+    verdicts are right for same, random and look-alike pairs, how many groups of rollouts disagree
+    (only those teach), how many answers cannot be read, and how large the gradients are. Where true
+    descriptions exist, also whether the reward points where they do.
 
-    The configuration of `fieldmark train saga` can be given as it is; what the check does not need is passed over.
+    The configuration of `fieldmark train saga` can be given as it is; what the check does not need
+    is passed over.
 
     example:
-      fieldmark supervisor check --data my/folders --supervisor Qwen/Qwen3-VL-8B-Instruct --rollouts.vocabulary birds
+      fieldmark supervisor check --data my/folders --supervisor models/qwen3-vl --rollouts.vocabulary birds
     """
     from fieldmark.experiments.supervisor import SupervisorCheckRun
     from fieldmark.training.config import SagaConfig
@@ -128,52 +133,62 @@ def _supervisor_check(options: "Options") -> Run:
     options.add("--json", "Also write the findings to this file.", str | None)
 
     def run(given: "Given") -> None:
+        from fieldmark.cli.printing import write_json
         from fieldmark.experiments.supervisor import run_supervisor_check
 
         report = run_supervisor_check(given.config)
         print(report.as_text())
         if report.metric_gradient_norm is not None:
-            norms = {kind: r.gradient_norm for kind, r in report.by_type.items() if r.gradient_norm is not None}
+            norms = {
+                kind: r.gradient_norm for kind, r in report.by_type.items() if r.gradient_norm is not None
+            }
             shown = ", ".join(f"policy on {kind} pairs {norm:.3g}" for kind, norm in norms.items())
-            print(f"\nnorm of the gradient at the tower: metric loss {report.metric_gradient_norm:.3g}; {shown}")
-        _write_json(given.json, report.as_json())
+            print(
+                f"\nnorm of the gradient at the tower: metric loss {report.metric_gradient_norm:.3g}; {shown}"
+            )
+        write_json(given.json, report.as_json())
 
     return run
 
 
 def _declare_training(options: "Options", config: type) -> None:
     options.config(config, DATA_ALIASES)
-    options.flag("--resume", "Continue the run of this folder from its last checkpoint; start it if there is none.")
+    options.flag(
+        "--resume", "Continue the run of this folder from its last checkpoint; start it if there is none."
+    )
     options.flag("--overwrite", "Delete the run in this folder and start again.")
 
 
 @command("train saga", "train with the verdicts of a multimodal LLM as reward", "--resume")
 def _train_saga(options: "Options") -> Run:
-    """SAGA: a metric loss, plus the supervisor's verdicts on pairs as reward (GRPO), plus alignment of the pooler with
-    where the supervisor looks. Classes are split into training, validation and test; the encoder that is best on the
-    validation classes is kept in RUN/encoder and read once on the test classes.
+    """SAGA: a metric loss, plus the supervisor's verdicts on pairs as reward (GRPO), plus alignment of
+    the pooler with where the supervisor looks. Classes are split into training, validation and
+    test; the encoder that is best on the validation classes is kept in RUN/encoder and read once on
+    the test classes.
 
     examples:
-      fieldmark train saga --data my/folders --supervisor Qwen/Qwen3-VL-8B-Instruct --rollouts.vocabulary birds --run runs/a
+      fieldmark train saga --data my/folders --supervisor Qwen/Qwen3-VL-8B-Instruct --run runs/a
       fieldmark train saga --config configs/fieldguide/saga.yaml --data worlds/birds --run runs/b
-      fieldmark train saga --config configs/fieldguide/saga.yaml --schedule.steps 30 --print_config > mine.yaml
+      fieldmark train saga --config saga.yaml --schedule.steps 30 --print_config > mine.yaml
     """
     from fieldmark.training.config import SagaConfig
 
     _declare_training(options, SagaConfig)
 
     def run(given: "Given") -> None:
+        from fieldmark.cli.printing import trained_text
         from fieldmark.training.saga import train_saga
 
-        _print_trained(given, train_saga(given.config, resume=given.resume, overwrite=given.overwrite))
+        results = train_saga(given.config, resume=given.resume, overwrite=given.overwrite)
+        print(trained_text(given.config.run, results))
 
     return run
 
 
 @command("train metric", "train with a metric loss alone: what one would do without SAGA", "--resume")
 def _train_metric(options: "Options") -> Run:
-    """Trains the same tower and pooler with a metric loss alone, with the same split, selection and files as
-    `fieldmark train saga`: the baseline that SAGA has to beat.
+    """Trains the same tower and pooler with a metric loss alone, with the same split, selection and
+    files as `fieldmark train saga`: the baseline that SAGA has to beat.
 
     example:
       fieldmark train metric --data my/folders --metric.name proxy_anchor --run runs/baseline
@@ -183,18 +198,21 @@ def _train_metric(options: "Options") -> Run:
     _declare_training(options, MetricConfig)
 
     def run(given: "Given") -> None:
+        from fieldmark.cli.printing import trained_text
         from fieldmark.training.metric import train_metric
 
-        _print_trained(given, train_metric(given.config, resume=given.resume, overwrite=given.overwrite))
+        results = train_metric(given.config, resume=given.resume, overwrite=given.overwrite)
+        print(trained_text(given.config.run, results))
 
     return run
 
 
 @command("evaluate", "Recall@K, MAP@R and NMI of a trained encoder on unseen classes")
 def _evaluate(options: "Options") -> Run:
-    """Every picture is a query, all the others are searched. Reports Recall@1/2/4/8, MAP@R, R-precision, NMI over three
-    seeds of k-means, and the 95 % interval of Recall@1 (whole classes resampled). Test classes, unless --split says
-    otherwise, are those that the run itself kept for testing.
+    """Every picture is a query, all the others are searched. Reports Recall@1/2/4/8, MAP@R,
+    R-precision, NMI over three seeds of k-means, and the 95 % interval of Recall@1 (whole classes
+    resampled). Test classes, unless --split says otherwise, are those that the run itself kept for
+    testing.
 
     examples:
       fieldmark evaluate --encoder runs/a
@@ -206,28 +224,37 @@ def _evaluate(options: "Options") -> Run:
     options.add("--json", "Also write the figures to this file.", str | None)
 
     def run(given: "Given") -> None:
+        from fieldmark.cli.printing import retrieval_table, write_json
         from fieldmark.experiments.evaluate import evaluate_saved
 
         evaluation = evaluate_saved(given.config)
         figures = evaluation.as_json()
-        print(f"{evaluation.encoder} on {evaluation.data}: {evaluation.num_classes} classes ({evaluation.split})")
+        print(
+            f"{evaluation.encoder} on {evaluation.data} ({evaluation.split}): "
+            f"{evaluation.num_classes} classes"
+        )
         print(retrieval_table(figures))
-        _write_json(given.json, figures)
+        write_json(given.json, figures)
 
     return run
 
 
 @command("report", "one HTML file about one or several runs: figures, galleries, attention")
 def _report(options: "Options") -> Run:
-    """Writes one self-contained HTML file that compares finished runs on the same pictures: result table with intervals,
-    curves, galleries, what the poolers and the supervisor look at, completions with reward and advantage.
+    """Writes one self-contained HTML file that compares finished runs on the same pictures: result
+    table with intervals, curves, galleries, what the poolers and the supervisor look at,
+    completions with reward and advantage.
 
     example:
       fieldmark report --run runs/baseline --run runs/a --out report.html --baseline baseline
     """
     options.add("--run", "Folder of a finished run; once for each.", required=True, action="append")
     options.add("--out", "The file to write.", default="report.html")
-    options.add("--baseline", "Name of the folder of the run to compare with. Not given: the first metric run.", str | None)
+    options.add(
+        "--baseline",
+        "Name of the folder of the run to compare with. Not given: the first metric run.",
+        str | None,
+    )
     options.add("--title", "Headline.", default="Retrieval of unseen classes")
     options.add("--workers", "Processes that decode pictures.", int, 0)
 
@@ -235,7 +262,9 @@ def _report(options: "Options") -> Run:
         from fieldmark.experiments.run_reports import report_runs
 
         runs = [Path(one) for one in given.run]
-        path = report_runs(runs, Path(given.out), baseline=given.baseline, title=given.title, workers=given.workers)
+        path = report_runs(
+            runs, Path(given.out), baseline=given.baseline, title=given.title, workers=given.workers
+        )
         print(f"report: {path}")
 
     return run
@@ -251,8 +280,15 @@ def _prompt_show(options: "Options") -> Run:
     """
     from fieldmark.policy.prompts import PromptStyle
 
-    options.add("--vocabulary", "birds, cars, aircraft, fieldguide, or the path of a YAML file.", default="fieldguide")
-    options.add("--style", "structured: attribute by attribute; generic: differences and verdict only.", PromptStyle, "structured")
+    options.add(
+        "--vocabulary", "birds, cars, aircraft, fieldguide, or the path of a YAML file.", default="fieldguide"
+    )
+    options.add(
+        "--style",
+        "structured: attribute by attribute; generic: differences and verdict only.",
+        PromptStyle,
+        "structured",
+    )
     options.add("--attributes", "Ask for these only, separated by commas.", str | None)
 
     def run(given: "Given") -> None:
@@ -267,8 +303,9 @@ def _prompt_show(options: "Options") -> Run:
 
 @command("tiny-model", "train the bundled tiny multimodal LLM again", "same command")
 def _tiny_model(options: "Options") -> Run:
-    """Trains the bundled model's tower and then its language model on Fieldguide drawings; about an hour on two cores.
-    Stopped runs go on where they were. No combination of marks that a test species can have is drawn.
+    """Trains the bundled model's tower and then its language model on Fieldguide drawings; about an
+    hour on two cores. Stopped runs go on where they were. No combination of marks that a test
+    species can have is drawn.
 
     example:
       fieldmark tiny-model --run runs/tiny-model
@@ -280,14 +317,20 @@ def _tiny_model(options: "Options") -> Run:
     options.add("--export", "Also write the model, as a checkpoint folder, here.", str | None)
 
     def run(given: "Given") -> None:
+        from fieldmark.cli.printing import as_text
         from fieldmark.experiments.tiny_model.train import train_tiny_model
 
         export = None if given.export is None else Path(given.export)
         figures = train_tiny_model(given.config, Path(given.run), export)
-        print(_as_text(figures))
+        print(as_text(figures))
         if export is None:
-            print(f"nothing exported; to try it: fieldmark tiny-model --run {given.run} --export {given.run}/model")
-            print("and then give that folder as --model.supervisor, or copy it to src/fieldmark/models/bundled")
+            print(
+                "nothing exported; to try the model: "
+                f"fieldmark tiny-model --run {given.run} --export {given.run}/model"
+            )
+            print(
+                "and then give that folder as --model.supervisor, or copy it to src/fieldmark/models/bundled"
+            )
         else:
             print(f"model: {export} (give it as --model.supervisor)")
 
@@ -296,7 +339,8 @@ def _tiny_model(options: "Options") -> Run:
 
 @command("evidence", "the grid of runs behind docs/evidence", "same command")
 def _evidence(options: "Options") -> Run:
-    """Runs methods × seeds × worlds and writes the tables of docs/evidence. Finished runs are not repeated.
+    """Runs methods × seeds × worlds and writes the tables of docs/evidence. Finished runs are not
+    repeated.
 
     example:
       fieldmark evidence --limit 3
@@ -312,46 +356,3 @@ def _evidence(options: "Options") -> Run:
         print(f"{len(rows)} finished runs in {given.config.out}; tables in {given.config.docs}")
 
     return run
-
-
-# ---- printing
-
-
-def retrieval_table(figures: Mapping[str, Any]) -> str:
-    """Figures of `ZeroShotResult.as_json`, in percent."""
-    columns = {f"R@{key.rsplit('_', 1)[1]}": key for key in figures if key.startswith("recall_at_") and key[10:].isdigit()}
-    columns |= {"MAP@R": "map_at_r", "R-prec": "r_precision"}
-    cells = {head: f"{100 * figures[key]:.1f}" for head, key in columns.items()}
-    if "nmi" in figures:
-        cells["NMI"] = f"{100 * figures['nmi']:.1f} ± {100 * figures['nmi_std']:.1f}"
-    widths = {head: max(len(head), len(cell)) + 2 for head, cell in cells.items()}
-    low, high = figures["recall_at_1_interval"]
-    skipped = f", {figures['num_skipped']} without a second picture of their class" if figures["num_skipped"] else ""
-    return "\n".join(
-        (
-            "".join(f"{head:>{widths[head]}}" for head in cells),
-            "".join(f"{cell:>{widths[head]}}" for head, cell in cells.items()),
-            f"R@1: 95 % interval {100 * low:.1f} to {100 * high:.1f}; {figures['num_queries']} queries{skipped}",
-        )
-    )
-
-
-def _print_trained(given: "Given", results: Mapping[str, Any]) -> None:
-    run, best = given.config.run, results["validation"]
-    print(f"\nunseen test classes, after {results['steps']} steps ({results['pictures_seen']} pictures)")
-    print(retrieval_table(results["test"]))
-    print(f"validation R@1: {100 * best['recall_at_1']:.1f}, best at step {best['best_step']}")
-    print(f"\nrun: {run}\nencoder: {run}/encoder\nnext: fieldmark report --run {run} --out {run}/report.html")
-
-
-def _as_text(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
-
-
-def _write_json(path: str | None, value: Any) -> None:
-    if path is not None:
-        from fieldmark.training.run_folder import to_plain, write_text
-
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_text(Path(path), _as_text(to_plain(value)) + "\n")
-        print(f"written: {path}")

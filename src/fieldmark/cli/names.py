@@ -28,6 +28,6 @@ def nearest_names(name: str, known: Collection[str]) -> list[str]:
 
 
 def did_you_mean(name: str, known: Collection[str], prefix: str = "") -> str:
-    """": did you mean 'x'?", or "" if nothing is near."""
+    """ ": did you mean 'x'?", or "" if nothing is near."""
     found = [f"{prefix}{one}" for one in nearest_names(name, known)]
     return f": did you mean {' or '.join(map(repr, found))}?" if found else ""

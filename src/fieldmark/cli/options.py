@@ -1,4 +1,4 @@
-"""Options of one command: from a dataclass, YAML files and the command line (jsonargparse), with errors that help."""
+"""Options of one command: a dataclass, YAML files and the command line (jsonargparse); errors that help."""
 
 import argparse
 import dataclasses
@@ -36,7 +36,7 @@ class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
 
 
 class Given(argparse.Namespace):
-    """What was given: one attribute per option, and ``config``: the dataclass of `Options.config`, if there is one."""
+    """One attribute per option, and ``config``: the dataclass of `Options.config`, if there is one."""
 
     config: Any
 
@@ -84,20 +84,27 @@ class Options:
 
         Args:
             aliases: short name → option that it stands for, both without "--".
-            ignored: keys that a --config file may hold without effect (files that are made for another command).
+            ignored: keys that a --config file may hold without effect (it was made for another command).
         """
         self._config, self._aliases, self._ignored = config, dict(aliases or {}), frozenset(ignored)
         self.parser.add_argument(
-            "--config", action=ActionConfigFile, metavar="YAML", help="Read options from this file; others on the line win."
+            "--config",
+            action=ActionConfigFile,
+            metavar="YAML",
+            help="Read options from this file; others on the line win.",
         )
         self.parser.add_argument(
-            "--print_config", action="store_true", help="Print the resulting configuration as commented YAML, and stop."
+            "--print_config",
+            action="store_true",
+            help="Print the resulting configuration as commented YAML, and stop.",
         )
         known = self.parser._option_string_actions
         before = set(known)
         self.parser.add_class_arguments(config)
         for option in [one for one in known if one not in before]:
-            if type(known[option]).__name__ == "_ActionConfigLoad":  # "--data FILE" for a part: works, but clutters
+            if (
+                type(known[option]).__name__ == "_ActionConfigLoad"
+            ):  # "--data FILE" for a part: works, but clutters
                 known[option].help = argparse.SUPPRESS
             else:
                 self._helps[option[2:]] = known[option].help or ""
@@ -142,7 +149,11 @@ class Options:
             action = known.get(f"--{option}")
             if isinstance(action, ActionConfigFile) and (equals or rest):
                 equals, value = "=", self._read_file(Path(value if equals else rest.pop(0)))
-            elif getattr(action, "_typehint", None) is bool and not equals and (not rest or rest[0].lower() not in _TRUTH):
+            elif (
+                getattr(action, "_typehint", None) is bool
+                and not equals
+                and (not rest or rest[0].lower() not in _TRUTH)
+            ):
                 equals, value = "=", "true"  # a switch
             words.append(f"--{option}{equals}{value}")
         return words
@@ -151,9 +162,13 @@ class Options:
         known = self.parser._option_string_actions
         for spelling in (name, name.replace("-", "_")):
             full = self._aliases.get(spelling, spelling)
-            if f"--{full}" in known or any(self._is_dict(full.rsplit(".", n)[0]) for n in range(1, full.count(".") + 1)):
+            if f"--{full}" in known or any(
+                self._is_dict(full.rsplit(".", n)[0]) for n in range(1, full.count(".") + 1)
+            ):
                 return full
-        names = [one[2:] for one, a in known.items() if one.startswith("--") and a.help is not argparse.SUPPRESS]
+        names = [
+            one[2:] for one, a in known.items() if one.startswith("--") and a.help is not argparse.SUPPRESS
+        ]
         guess = did_you_mean(name.replace("-", "_"), [*names, *self._aliases], prefix="--")
         raise self._error(f"unknown option '--{name}'{guess}")
 
@@ -162,7 +177,7 @@ class Options:
         return "dict" in str(getattr(action, "_typehint", ""))
 
     def _read_file(self, path: Path) -> str:
-        """A configuration file as YAML without ignored keys; says what is wrong in it before the parser does."""
+        """A configuration file as YAML without ignored keys. Says what is wrong before the parser does."""
         if not path.is_file():
             raise self._error(f"there is no configuration file {path}")
         try:
@@ -195,11 +210,15 @@ class Options:
         missing = re.fullmatch(r"the following arguments are required: (.*)", message)
         if missing:
             known = self.parser._option_string_actions
-            names = [f"--{name}" if f"--{name}" in known else name.upper() for name in missing.group(1).split(", ")]
+            names = [
+                f"--{name}" if f"--{name}" in known else name.upper() for name in missing.group(1).split(", ")
+            ]
             return f"{' and '.join(names)} must be given"
         message = re.sub(r'Parser key "([^"]+)":?\s*', r"--\1: ", message)
         message = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", message)
         message = re.sub(r"(?:typing\.)?Literal\[(.*?)\]", r"one of \1", message)
+        message = re.sub(r"argument (--[\w.]+): expected one argument", r"\1 needs a value", message)
+        message = re.sub(r"Got value: ([+-]?)inf$", r"Got value: \1inf (infinity is written \1.inf)", message)
         return re.sub(r"[Ee]xpected an? ", "expected ", message)
 
     def _error(self, message: str) -> UsageError:
@@ -216,8 +235,12 @@ class Options:
                 lines += ["", f"{indent}{field.name}:", self._as_yaml(value, f"{key}.", f"{indent}  "), ""]
                 continue
             comment = " ".join(self._helps[key].split())
-            lines += textwrap.wrap(comment, 110 - len(indent), initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
-            inline = yaml.safe_dump([to_plain(value)], default_flow_style=True, allow_unicode=True, width=10**6)
+            lines += textwrap.wrap(
+                comment, 110 - len(indent), initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
+            )
+            inline = yaml.safe_dump(
+                [to_plain(value)], default_flow_style=True, allow_unicode=True, width=10**6
+            )
             lines.append(f"{indent}{field.name}: {inline.strip()[1:-1]}")
         text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
         return text if prefix else f"# {self.command} --config THIS_FILE\n\n{text}\n"

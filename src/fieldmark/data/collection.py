@@ -10,9 +10,9 @@ from PIL import Image
 
 from fieldmark.data.decode import DEFAULT_LIMITS, BadImage, DecodedPicture, DecodeLimits
 from fieldmark.data.layouts import list_collection, read_split_file
+from fieldmark.data.parallel import map_indices
 from fieldmark.data.records import SPLIT_NAMES, Ignored, bytewise
 from fieldmark.data.sources import FileSource, ImageSource, ParquetSource, decode_source
-from fieldmark.data.parallel import map_indices
 
 __all__ = [
     "FileSource", "Ignored", "ImageSource", "LabelledImages", "ParquetSource", "load_collection", "screen_images",

@@ -12,7 +12,15 @@ from pathlib import Path
 
 from fieldmark.data.decode import looks_like_picture
 from fieldmark.data.parquet import list_parquet
-from fieldmark.data.records import SPLIT_NAMES, Ignored, Listing, Record, bytewise, choose_label_column, class_order
+from fieldmark.data.records import (
+    SPLIT_NAMES,
+    Ignored,
+    Listing,
+    Record,
+    bytewise,
+    choose_label_column,
+    class_order,
+)
 from fieldmark.data.sources import FileSource, confined
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
@@ -20,8 +28,7 @@ METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 # Files with these endings are taken as pictures; those that turn out not to be readable are then reported as bad
 # files instead of being overlooked. Files with other endings are taken if they begin like a picture.
 _PICTURE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .avif .jp2 .j2k "
-    ".heic .heif .jxl .svg .psd .eps .dng .cr2 .cr3 .nef .arw .raw".split()
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".heic", ".heif", ".jxl", ".svg", ".psd", ".eps", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"]
 )
 _HOUSEKEEPING = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir"})
 

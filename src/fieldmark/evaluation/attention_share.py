@@ -1,7 +1,7 @@
 """Where a pooler looks: the share of its attention on field marks, on other plumage and on the habitat.
 
-Needs pictures whose parts are known (Fieldguide's part masks). Attention is given per patch; inside a patch it is
-taken as evenly spread, so a part receives of each patch what it covers of it:
+Needs pictures whose parts are known (Fieldguide's part masks). Attention is given per patch; inside a patch
+it is taken as evenly spread, so a part receives of each patch what it covers of it:
 
     share_p = Σ_k β_k · a_kp,        a_kp = area of part p in patch k / area of patch k
 
@@ -33,7 +33,8 @@ PART_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "habitat": tuple(part for part in PARTS if part not in _MARKS + _PLUMAGE),
     }
 )
-"""Group → its parts. Together they are all parts, each in one group; the habitat includes leaves before the bird."""
+"""Group → its parts. Together they are all parts, each in one group; the habitat includes leaves before the
+bird."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,9 @@ class AttentionShare:
         wanted = PART_GROUPS.get(name, (name,))
         unknown = [part for part in wanted if part not in self.parts]
         if unknown:
-            raise ValueError(f"unknown part {unknown[0]!r}; choose from {', '.join((*PART_GROUPS, *self.parts))}")
+            raise ValueError(
+                f"unknown part {unknown[0]!r}; choose from {', '.join((*PART_GROUPS, *self.parts))}"
+            )
         return [self.parts.index(part) for part in wanted]
 
 
@@ -85,13 +88,19 @@ def part_coverage(masks: Tensor, grid: tuple[int, int], num_parts: int) -> Tenso
     """
     rows, columns = grid
     if masks.ndim != 3 or masks.is_floating_point() or masks.numel() == 0 or min(rows, columns) < 1:
-        raise ValueError(f"masks must be integers (n, H, W) and the grid positive, got {tuple(masks.shape)} and {grid}")
+        raise ValueError(
+            f"masks must be integers (n, H, W) and the grid positive, got {tuple(masks.shape)} and {grid}"
+        )
     low, high = int(masks.min()), int(masks.max())
     if low < 0 or high >= num_parts:
-        raise ValueError(f"masks hold values {low}..{high}, but there are {num_parts} parts: 0..{num_parts - 1}")
+        raise ValueError(
+            f"masks hold values {low}..{high}, but there are {num_parts} parts: 0..{num_parts - 1}"
+        )
     one_hot = torch.nn.functional.one_hot(masks.long(), num_parts).double()
     down, across = _overlap(masks.shape[1], rows), _overlap(masks.shape[2], columns)
-    return torch.einsum("rh,nhwp,cw->nrcp", down, one_hot, across).reshape(len(masks), rows * columns, num_parts)
+    return torch.einsum("rh,nhwp,cw->nrcp", down, one_hot, across).reshape(
+        len(masks), rows * columns, num_parts
+    )
 
 
 def attention_share(attention: Tensor, coverage: Tensor) -> Tensor:
@@ -102,12 +111,15 @@ def attention_share(attention: Tensor, coverage: Tensor) -> Tensor:
     """
     if attention.ndim != 2 or coverage.shape[:2] != attention.shape:
         raise ValueError(
-            f"attention is {tuple(attention.shape)} and coverage {tuple(coverage.shape)}; expected (n, N) and (n, N, P)"
+            f"attention is {tuple(attention.shape)} and coverage {tuple(coverage.shape)}; expected (n, N) "
+            f"and (n, N, P)"
         )
     weights = attention.detach().cpu().double()
     sums = weights.sum(1)
     if bool((weights < 0).any()) or not bool(torch.isclose(sums, torch.ones_like(sums), atol=1e-3).all()):
-        raise ValueError(f"each row of attention must be a distribution; the rows sum to {sums[:4].tolist()} ...")
+        raise ValueError(
+            f"each row of attention must be a distribution; the rows sum to {sums[:4].tolist()} ..."
+        )
     return torch.einsum("nk,nkp->np", weights / sums[:, None], coverage.double())
 
 
@@ -118,10 +130,13 @@ def collection_attention_share(
     """Shares of an encoder's pooled attention over a Fieldguide collection.
 
     Raises:
-        ValueError: the collection has no part masks, or the pooler has no distribution over patches (``max``).
+        ValueError: the collection has no part masks, or the pooler has no distribution over patches
+        (``max``).
     """
     if not is_fieldguide(images.root):
-        raise ValueError(f"{images.root.name} has no part masks: only Fieldguide collections know where each part is")
+        raise ValueError(
+            f"{images.root.name} has no part masks: only Fieldguide collections know where each part is"
+        )
     if encoder.pooler.kind == "max":
         raise ValueError("max pooling has no distribution over patches: use an attention or mean pooler")
     uniform = encoder.pooler.kind == "mean"
@@ -151,7 +166,9 @@ def patch_grid(encoder: RetrievalEncoder) -> tuple[int, int]:
 
 
 def _masks(images: LabelledImages, indices: Sequence[int]) -> Tensor:
-    return torch.from_numpy(np.stack([read_mask(images.root, images.ids[i]) for i in indices]).astype(np.int64))
+    return torch.from_numpy(
+        np.stack([read_mask(images.root, images.ids[i]) for i in indices]).astype(np.int64)
+    )
 
 
 def _overlap(pixels: int, patches: int) -> Tensor:

@@ -23,7 +23,7 @@ from fieldmark.models.backbone import Backbone
 from fieldmark.models.vision_tokens import VisionTokens
 from fieldmark.policy.adjudication import Adjudicator, RolloutConfig
 from fieldmark.policy.rollouts import PairType, RolloutGroup
-from fieldmark.policy.update import ReplayConfig, backpropagate_policy, count_tokens
+from fieldmark.policy.update import ReplayConfig, backpropagate_policy
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ class EvaluationConfig:
     encoder: str = ""
     """Folder of a run, or of a saved encoder."""
     data: str = ""
-    """Labelled collection: class folders, imagefolder or parquet. Not given: the one that the run was trained on."""
+    """Labelled collection: class folders, imagefolder or parquet. Not given: the run's own."""
     split: Literal["test", "validation", "train", "all"] = "test"
-    """Classes: test (unseen), validation, train (without the validation classes), or all of the collection."""
+    """Classes: test (unseen), validation, train (without validation), or all of the collection."""
     train_fraction: float | None = None
-    """Share of the classes that is for training. Not given: as the run had it, else 0.5. A split.json wins."""
+    """Share of classes that is for training. Not given: as the run had it, else 0.5. A split.json wins."""
     validation_fraction: float | None = None
     """Share of the training classes that is for validation. Not given: as the run had it, else 0.2."""
     split_seed: int | None = None
@@ -64,8 +64,8 @@ class Evaluation:
 def evaluate_saved(config: EvaluationConfig) -> Evaluation:
     """Load, encode, compare.
 
-    The classes of a split are those that the run itself had, unless the configuration says otherwise: an encoder is not
-    to be tested on classes that it was trained on by mistake.
+    The classes of a split are those that the run itself had, unless the configuration says otherwise: an
+    encoder is not to be tested by mistake on classes that it was trained on.
 
     Raises:
         ValueError: no encoder or pictures there, pictures that cannot be decoded, or a split without classes.
@@ -75,7 +75,9 @@ def evaluate_saved(config: EvaluationConfig) -> Evaluation:
     folder = encoder_folder(Path(config.encoder))
     images, data = _images(config, folder)
     if len(images) == 0:
-        raise ValueError(f"the {config.split} split of {data} is empty: choose another --split or --train_fraction")
+        raise ValueError(
+            f"the {config.split} split of {data} is empty: choose another --split or --train_fraction"
+        )
     encoder = RetrievalEncoder.from_pretrained(folder, device=config.device)
     result = evaluate_encoder(encoder, images, batch_size=config.batch_size, workers=config.workers)
     return Evaluation(folder, data, config.split, images.num_classes, result)
@@ -88,7 +90,9 @@ def _images(config: EvaluationConfig, folder: Path) -> tuple[LabelledImages, str
     data = DataConfig() if stored is None else read_part(DataConfig, stored, "data", run)
     path = config.data or data.path
     if not path:
-        raise ValueError(f"no pictures given, and {folder} belongs to no run that tells which: set --data FOLDER")
+        raise ValueError(
+            f"no pictures given, and {folder} belongs to no run that tells which: set --data FOLDER"
+        )
     if config.split == "all":
         images, bad = screen_images(load_collection(path), skip_bad=config.skip_bad, workers=config.workers)
         for one in bad:

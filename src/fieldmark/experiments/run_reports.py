@@ -15,8 +15,9 @@ from fieldmark.training.config import DataConfig, LossWeights, ModelConfig
 from fieldmark.training.session import load_split, load_supervisor
 
 INTRO = (
-    "Every method below embeds pictures of classes that it never saw in training. Each picture in turn is the query, all "
-    "the others are searched; Recall@1 is the share of queries whose nearest picture is of the same class."
+    "Every method below embeds pictures of classes that it never saw in training. Each picture in turn is the "
+    "query, and all the others are searched. Recall@1 is the share of queries whose nearest picture is of the "
+    "same class."
 )
 
 
@@ -45,8 +46,8 @@ def report_runs(
     """Write one report about one or several finished runs on the same pictures; returns its path.
 
     Args:
-        baseline: name (of its folder) of the run that the others are compared with; None takes the first run of a metric
-            loss alone.
+        baseline: name (of its folder) of the run that the others are compared with; None takes the first run
+            of a metric loss alone.
         settings: shown at the end; None tells the command and versions of each run.
 
     Raises:
@@ -83,7 +84,12 @@ def _open(path: Path) -> _Run:
     results = path / "results.json"
     if not results.is_file():
         raise ValueError(f"{path} is not finished: continue it with --resume, or leave it out of the report")
-    return _Run(path, config, json.loads(results.read_text(encoding="utf-8")), read_part(DataConfig, config, "data", path))
+    return _Run(
+        path,
+        config,
+        json.loads(results.read_text(encoding="utf-8")),
+        read_part(DataConfig, config, "data", path),
+    )
 
 
 def _require_same_pictures(runs: Sequence[_Run]) -> None:
@@ -95,7 +101,7 @@ def _require_same_pictures(runs: Sequence[_Run]) -> None:
         if pictures(run) != pictures(first):
             raise ValueError(
                 f"{run.path} was tested on other classes than {first.path} ({run.data.path}, train_fraction "
-                f"{run.data.train_fraction}; {first.data.path}, {first.data.train_fraction}): make a report of each"
+                f"{run.data.train_fraction}; {first.data.path}, {first.data.train_fraction}): report apart"
             )
 
 
@@ -142,9 +148,12 @@ def _note(run: _Run) -> str:
     chosen = run.results.get("validation", {}).get("best_step", steps)
     kept = run.config["schedule"]["select"]
     rate = run.config["optimiser"]["tower_lr"]
-    choice = f"step {chosen} chosen by Recall@1 on validation classes" if kept == "best" else "the last step kept"
+    choice = (
+        f"step {chosen} chosen by Recall@1 on validation classes" if kept == "best" else "the last step kept"
+    )
     seed = run.config["seed"]
-    return f"{steps} steps, {run.results['pictures_seen']} pictures seen, tower learning rate {rate:g}, seed {seed}; {choice}."
+    seen = f"{steps} steps, {run.results['pictures_seen']} pictures seen"
+    return f"{seen}, tower learning rate {rate:g}, seed {seed}; {choice}."
 
 
 def _supervisor(runs: Sequence[_Run]) -> tuple[Backbone | None, RolloutConfig | None, int | None]:
@@ -163,5 +172,7 @@ def _settings(runs: Sequence[_Run], names: Sequence[str]) -> dict[str, Any]:
         record = run.path / "run.json"
         if record.is_file():
             start = json.loads(record.read_text(encoding="utf-8"))["starts"][-1]
-            settings[name] = {key: start[key] for key in ("command", "time", "git_commit", "versions") if key in start}
+            settings[name] = {
+                key: start[key] for key in ("command", "time", "git_commit", "versions") if key in start
+            }
     return settings

@@ -75,14 +75,19 @@ def run_supervisor_check(config: SupervisorCheckRun) -> SupervisorReport:
 
 
 def _metric_norm(config: SupervisorCheckRun, backbone: Backbone, images: LabelledImages) -> float:
-    """Norm of the metric loss's gradient at the tower on the first batch that training would see, pooler untrained."""
+    """Norm of the metric loss's gradient at the tower: first batch of a training, pooler untrained."""
     data, seed = config.data, config.check.seed
     encoder = build_encoder(backbone, config.model, data.image_size, seed)
     loss = build_metric_loss(
-        config.metric, images.num_classes, encoder.embedding_size, generator=torch.Generator().manual_seed(seed)
+        config.metric,
+        images.num_classes,
+        encoder.embedding_size,
+        generator=torch.Generator().manual_seed(seed),
     ).to(config.model.device)
     batches = ClassBalancedBatches(images.labels, data.batch_size, data.images_per_class, seed).batch
     with ImageLoader(images, data.image_size, batches, seed=seed, workers=0) as loader:
         batch = loader.load(0)
     device = config.model.device
-    return metric_gradient_norm(backbone, loss, encoder.pooler, batch.images.to(device), batch.labels.to(device))
+    return metric_gradient_norm(
+        backbone, loss, encoder.pooler, batch.images.to(device), batch.labels.to(device)
+    )

@@ -150,31 +150,36 @@ def sample(
     return [flat[start : start + branches] for start in range(0, len(flat), branches)]
 
 
-def _draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
+def _draw(
+    logits: Tensor, uniform: Tensor, temperature: float, top_p: float, candidates: int = FIRST_CANDIDATES
+) -> tuple[Tensor, Tensor]:
     """Tokens (n,) from float32 logits (n, V) by inverting the distribution function at `uniform` (n,).
 
-    Returns also their log-probabilities under the distribution drawn from. Only the likeliest candidates are
-    sorted; more are taken only where those do not hold top_p of the mass.
+    Returns also their log-probabilities under the distribution drawn from. Sorting whole vocabularies would
+    cost more than the model, so only the likeliest candidates are sorted; rows whose nucleus is wider are
+    drawn again with more of them.
     """
     if temperature == 0:
         return logits.argmax(-1), torch.zeros(len(logits), device=logits.device)
     scaled = logits / temperature
     normaliser = scaled.logsumexp(-1, keepdim=True)
     size = logits.shape[-1]
-    candidates = min(size, FIRST_CANDIDATES if top_p < 1 else size)
-    while True:
-        values, tokens = scaled.topk(candidates, dim=-1)
-        probabilities = (values - normaliser).double().exp()
-        cumulative = probabilities.cumsum(-1)
-        if candidates == size or bool((cumulative[:, -1] >= top_p).all()):
-            break
-        candidates = min(size, candidates * 8)
+    everything = top_p == 1 or candidates >= size // 3  # from here on sorting all is faster than selecting
+    values, tokens = scaled.sort(dim=-1, descending=True) if everything else scaled.topk(candidates, dim=-1)
+    probabilities = (values - normaliser).double().exp()
+    cumulative = probabilities.cumsum(-1)
     # A token belongs to the nucleus while the mass before it is below top_p; the first always does.
     kept = (cumulative - probabilities < top_p).sum(-1, keepdim=True).clamp(min=1)
     mass = cumulative.gather(-1, kept - 1)
     chosen = torch.searchsorted(cumulative, uniform[:, None] * mass, right=True).minimum(kept - 1)
-    log_probability = (values - normaliser).gather(-1, chosen) - mass.log().float()
-    return tokens.gather(-1, chosen)[:, 0], log_probability[:, 0]
+    token = tokens.gather(-1, chosen)[:, 0]
+    log_probability = ((values - normaliser).gather(-1, chosen) - mass.log().float())[:, 0]
+    wider = cumulative[:, -1] < top_p
+    if not everything and bool(wider.any()):
+        token[wider], log_probability[wider] = _draw(
+            logits[wider], uniform[wider], temperature, top_p, candidates * 8
+        )
+    return token, log_probability
 
 
 class _GrowingLayer(DynamicLayer):

@@ -13,7 +13,15 @@ from fieldmark.models.vision_tokens import VisionTokens
 from fieldmark.policy.grpo import Baseline, Scale
 from fieldmark.policy.prompts import PromptStyle, reference_answer
 from fieldmark.policy.rewards import resolve_reward
-from fieldmark.policy.rollouts import PairType, Prompt, RolloutGroup, build_group, build_prompt, read_rollout, verdict_words
+from fieldmark.policy.rollouts import (
+    PairType,
+    Prompt,
+    RolloutGroup,
+    build_group,
+    build_prompt,
+    read_rollout,
+    verdict_words,
+)
 from fieldmark.policy.vocabulary import Vocabulary, load_vocabulary
 
 TokenWeighting = Literal["all", "decision"]

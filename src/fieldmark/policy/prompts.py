@@ -21,8 +21,8 @@ from fieldmark.policy.vocabulary import Vocabulary
 PromptStyle = Literal["structured", "generic"]
 SEPARATOR = ", "
 """Between attribute names, in prompts and in the canonical ``differences``."""
-NO_DIFFERENCES = "none"
-"""Canonical ``differences`` of two items that agree in every attribute."""
+AGREES, DIFFERS = " agrees", " differs"
+"""What follows each attribute in the canonical ``differences``: one comparison at a time, before the verdict."""
 CONFIDENCES = ("high", "medium", "low")
 
 
@@ -141,7 +141,7 @@ def answer_pieces(vocabulary: Vocabulary, style: PromptStyle = "structured") -> 
     never to the values.
     """
     v = vocabulary
-    tail = (f'", "{v.verdict_key}": "', '"}', "yes", "no", NO_DIFFERENCES, *_REASONS)
+    tail = (f'", "{v.verdict_key}": "', '"}', "yes", "no", AGREES, DIFFERS, *_REASONS)
     if style == "generic":
         return ('{"differences": "', '", "reasoning": "', *tail)
     if style != "structured":
@@ -160,9 +160,13 @@ def reasoning_text(same: bool) -> str:
     return _REASONS[0 if same else 1]
 
 
-def differences_text(attributes: Sequence[str]) -> str:
-    """Canonical ``differences``: names of the differing attributes, or ``none``."""
-    return SEPARATOR.join(attributes) or NO_DIFFERENCES
+def differences_text(first: Mapping[str, str], second: Mapping[str, str]) -> str:
+    """Canonical ``differences``: ``"bill shape agrees, bill color differs"``, in the order of ``first``.
+
+    Every attribute is compared, not only those that differ: each comparison is a lookup of two values, while a list of
+    the differing ones has to be planned ahead, which small models hardly learn.
+    """
+    return SEPARATOR.join(name + (AGREES if value == second[name] else DIFFERS) for name, value in first.items())
 
 
 def reference_answer(
@@ -173,7 +177,7 @@ def reference_answer(
     style: PromptStyle = "structured",
     attributes: Sequence[str] | None = None,
 ) -> str:
-    """Canonical answer from true descriptions: differences follow from them, confidence is high.
+    """Canonical answer from true descriptions: differences compare them one by one, confidence is high.
 
     Args:
         first, second: attribute → true value; more attributes than asked for may be given.
@@ -190,13 +194,13 @@ def reference_answer(
             raise ValueError(
                 f"the {which} description lacks {missing[0]!r}; it has {', '.join(description) or 'nothing'}"
             )
-    differences = differences_text([name for name in chosen if first[name] != second[name]])
+    one = {name: first[name] for name in chosen}
+    two = {name: second[name] for name in chosen}
+    differences = differences_text(one, two)
     if style == "generic":
         return generic_answer_json(vocabulary, differences, reasoning_text(same), same)
     if style != "structured":
         raise ValueError(f"unknown prompt style {style!r}; use one of {', '.join(get_args(PromptStyle))}")
-    one = {name: first[name] for name in chosen}
-    two = {name: second[name] for name in chosen}
     return answer_json(vocabulary, one, two, differences, CONFIDENCES[0], reasoning_text(same), same)
 
 

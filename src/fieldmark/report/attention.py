@@ -20,9 +20,9 @@ from fieldmark.report.svg import marker_icon
 def attention_section(report: Report, measured: Sequence[Measured], pictures: Pictures) -> Section:
     """Pictures of different classes, each under the attention of every attention pooler."""
     lead = (
-        "How much each patch weighs in the embedding, as multiples of an equal share: dark is less, warm is more, the bare "
-        "picture is exactly equal. All methods and pictures share one scale. Before training every attention pooler starts "
-        "at the bare picture, and mean pooling stays there."
+        "How much each patch weighs in the embedding, as multiples of an equal share: dark is less, warm is "
+        "more, the bare picture is exactly equal. All methods and pictures share one scale. Before training "
+        "every attention pooler starts at the bare picture, and mean pooling stays there."
     )
     heads = [one for one in measured if one.encoder is not None and one.encoder.pooler.kind == "attention"]
     others = [
@@ -32,26 +32,46 @@ def attention_section(report: Report, measured: Sequence[Measured], pictures: Pi
     ]
     sentence = missing(f"Without an attention pooler: {', '.join(others)}.") if others else None
     if not heads:
-        nothing = missing("No encoder of this report has an attention pooler, so there is nothing to lay over pictures.")
-        return Section("attention", "Where the embedding looks", "", join(nothing, sentence))
+        nothing = missing(
+            "No encoder of this report has an attention pooler, so there is nothing to lay over pictures."
+        )
+        return Section("attention", "Where the embedding looks", "", join(nothing, sentence), short="Pooler")
     chosen = spaced_pictures(report.test.labels, report.sizes.attention_pictures)
     maps = [_attention(one, pictures, chosen) for one in heads]
     rows = []
     for k, index in enumerate(chosen):
         name = pictures.class_name(index)
-        tiles = [el("figure", el("span", _image(pictures, index, name), class_="layers"), el("figcaption", "Equal shares"))]
+        tiles = [
+            el(
+                "figure",
+                el("span", _image(pictures, index, name), class_="layers"),
+                el("figcaption", "Equal shares"),
+            )
+        ]
         for one, (attention, grid) in zip(heads, maps, strict=True):
             share = marks_share(report, index, attention[k], grid)
             caption = [el("span", marker_icon(one.method.role), class_=one.style), one.title]
             if share is not None:
                 caption.append(el("small", f"{100 * share[0]:.0f} % on field marks"))
             label = f"{name}, attention of {one.title}"
-            tiles.append(el("figure", overlay(pictures, index, label, heat_uri(attention[k], grid)), el("figcaption", caption)))
+            tiles.append(
+                el(
+                    "figure",
+                    overlay(pictures, index, label, heat_uri(attention[k], grid)),
+                    el("figcaption", caption),
+                )
+            )
         area = marks_share(report, index, None, maps[0][1])
         note = f" field marks cover {100 * area[1]:.0f} % of it" if area is not None else ""
-        rows.append(el("article", el("h3", name, el("small", note) if note else None), el("div", tiles, class_="tiles")))
+        rows.append(
+            el(
+                "article",
+                el("h3", name, el("small", note) if note else None),
+                el("div", tiles, class_=f"tiles of-{min(len(tiles), 7)}"),
+            )
+        )
     body = join(heat_controls(), el("div", rows, class_="attended"), sentence)
-    return Section("attention", "Where the embedding looks", lead, body)
+    return Section("attention", "Where the embedding looks", lead, body, short="Pooler")
 
 
 def spaced_pictures(labels: np.ndarray, count: int) -> list[int]:
@@ -94,22 +114,29 @@ def coverage_of(report: Report, index: int, grid: tuple[int, int]) -> Tensor | N
 
 def overlay(pictures: Pictures, index: int, label: str, heat: str) -> Html:
     """A picture with heat over it."""
-    return el("span", _image(pictures, index, label), el("img", src=heat, alt="", class_="heat"), class_="layers")
+    return el(
+        "span", _image(pictures, index, label), el("img", src=heat, alt="", class_="heat"), class_="layers"
+    )
 
 
 def _image(pictures: Pictures, index: int, alt: str) -> Html:
-    return el("img", src=pictures.uri(index), alt=alt, loading="lazy")
+    return el("img", src=pictures.uri(index), alt=alt)
 
 
 def heat_controls() -> Html:
     """The scale, and a slider that fades the heat (hidden without the page's script)."""
     scale = el(
         "span",
-        el("span", "⅛"), el("img", src=heat_legend_uri(), alt="Scale from an eighth of an equal share to eight times"),
-        el("span", "8×"), class_="heat-scale",
+        el("span", "⅛"),
+        el("img", src=heat_legend_uri(), alt="Scale from an eighth of an equal share to eight times"),
+        el("span", "8×"),
+        class_="heat-scale",
     )
     slider = el(
-        "label", "Heat ", el("input", type="range", min=0, max=100, value=100, class_="heat-slider"), hidden=True,
+        "label",
+        "Heat ",
+        el("input", type="range", min=0, max=100, value=100, class_="heat-slider"),
+        hidden=True,
         class_="heat-label",
     )
     return el("p", scale, slider, class_="heat-controls")

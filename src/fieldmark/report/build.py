@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from fieldmark.report.attention import attention_section
+from fieldmark.report.attention import attention_section, spaced_pictures
 from fieldmark.report.completions import completions_section
 from fieldmark.report.curves import curves_section
 from fieldmark.report.gallery import gallery_section
@@ -17,11 +17,14 @@ from fieldmark.report.results import result_section
 from fieldmark.report.shares import shares_section
 from fieldmark.report.supervisor import supervisor_section
 
+MOSAIC = 9
+
 
 def build_report(report: Report, out: Path) -> Path:
     """Write the report: one file that loads nothing, the same bytes for the same input.
 
-    What cannot be shown (no supervisor, no masks, no log, no attention pooler) is left out with a sentence saying so.
+    What cannot be shown (no supervisor, no masks, no log, no attention pooler) is left out with a sentence
+    saying so.
     Encoders are evaluated on ``report.test``; the supervisor is asked about a few of its pairs.
 
     Args:
@@ -49,7 +52,8 @@ def build_report(report: Report, out: Path) -> Path:
         curves_section(measured),
         settings_section(report.settings),
     ]
-    _write(out, page(report.title, report.intro, sections))
+    mosaic = [pictures.uri(i) for i in spaced_pictures(report.test.labels, MOSAIC)]
+    _write(out, page(report.title, report.intro, sections, mosaic))
     return out
 
 

@@ -30,7 +30,7 @@ def interval_chart(rows: Sequence[IntervalRow], *, summary: str, reference: floa
     """
     values = [v for row in rows for v in (row.value, row.low, row.high) if v is not None]
     scale = padded([*values, *([] if reference is None else [reference])], least=0.02)
-    marks = ticks(scale.low, scale.high, 5)
+    marks = ticks(scale.low, scale.high)
     heard = "; ".join(f"{row.label}: {row.shown}" for row in rows)
     height, middle = 30, 15
     body = []
@@ -86,7 +86,7 @@ def line_chart(curves: Sequence[Curve], *, summary: str, percent: bool, smooth: 
     y = padded([v for _, points in averaged for _, v in points], 0.12, 1.0 if percent else 0.02)
     if min(v for _, points in averaged for _, v in points) >= 0 > y.low:
         y = Scale(0, y.high)
-    marks, steps = ticks(y.low, y.high, 5), ticks(0, x.high, 5)
+    marks, steps = ticks(y.low, y.high), ticks(0, x.high, 5)
 
     def down(value: float) -> float:
         return PLOT_HEIGHT * (1 - min(1.0, max(0.0, y(value) / 100)))
@@ -97,10 +97,12 @@ def line_chart(curves: Sequence[Curve], *, summary: str, percent: bool, smooth: 
         layers = [("raw", points)] if smooth > 1 and len(points) > 2 else []
         for kind, path in [*layers, ("curve", mean)]:
             coordinates = " ".join(
-                f"{number(x(s))},{number(100 - min(100.0, max(0.0, y(v))))}" for s, v in path
+                f"{number(x(s))},{number(100 - min(200.0, max(-100.0, y(v))))}" for s, v in path
             )
             drawn.append(el("polyline", points=coordinates, class_=f"{kind} {curve.style}"))
-    inner = el("svg", drawn, viewBox="0 0 100 100", preserveAspectRatio="none", height=PLOT_HEIGHT, class_="stretch")
+    inner = el(
+        "svg", drawn, viewBox="0 0 100 100", preserveAspectRatio="none", height=PLOT_HEIGHT, class_="stretch"
+    )
     ends = [mean[-1] for _, mean in averaged]
     dots = [
         el("g", marker(c.role, x.percent(s), round(down(v), 2)), class_=c.style)
@@ -108,22 +110,33 @@ def line_chart(curves: Sequence[Curve], *, summary: str, percent: bool, smooth: 
     ]
     anchors = ["start", *["middle"] * (len(steps) - 2), "end"] if len(steps) > 1 else ["start"]
     bottom = [
-        text(x.percent(t), PLOT_HEIGHT + 18, tick_text(t, steps), "tick", anchor if x(t) > 97 or x(t) < 3 else "middle")
+        text(
+            x.percent(t),
+            PLOT_HEIGHT + 18,
+            tick_text(t, steps),
+            "tick",
+            anchor if x(t) > 97 or x(t) < 3 else "middle",
+        )
         for t, anchor in zip(steps, anchors, strict=True)
     ]
     places = spread([down(v) for _, v in ends], _LABEL_GAP, 6, PLOT_HEIGHT - 6)
+    named = [
+        f"{_cut(c.label)} {_short(v, percent)}" for (c, _), (_, v) in zip(averaged, ends, strict=True)
+    ]
     labels = [
-        text(0, round(place + 4, 2), f"{c.label} {_short(v, percent)}", f"end-label {c.style}", "start")
-        for (c, _), (_, v), place in zip(averaged, ends, places, strict=True)
+        text(0, round(place + 4, 2), name, f"end-label {c.style}", "start")
+        for (c, _), name, place in zip(averaged, named, places, strict=True)
     ]
     left = [text("100%", round(down(t) + 4, 2), tick_text(t, marks), "tick", "end") for t in marks]
     height = PLOT_HEIGHT + 24
-    width = round(12 + 6.6 * max(len(c.label) + len(_short(v, percent)) + 1 for (c, _), (_, v) in zip(averaged, ends, strict=True)))
+    width = round(8 + 6.7 * max(map(len, named)))  # text cannot be measured here: about its width
     below = [
         el("li", el("span", marker_icon(c.role), class_=c.style), f"{c.label} {_short(v, percent)}")
         for (c, _), (_, v) in zip(averaged, ends, strict=True)
     ]
-    heard = "; ".join(f"{c.label} from {_short(m[0][1], percent)} to {_short(m[-1][1], percent)}" for c, m in averaged)
+    heard = "; ".join(
+        f"{c.label} from {_short(m[0][1], percent)} to {_short(m[-1][1], percent)}" for c, m in averaged
+    )
     return el(
         "div",
         el("svg", left, class_="y-axis", height=height),
@@ -147,13 +160,18 @@ def running_mean(points: Sequence[tuple[float, float]], width: int) -> list[tupl
     return averaged
 
 
+def _cut(label: str) -> str:
+    return label if len(label) <= 22 else f"{label[:21].rstrip()}…"
+
+
 def _short(value: float, percent: bool) -> str:
     return f"{value:.1f} %".replace("-", "−") if percent else f"{value:.3g}".replace("-", "−")
 
 
 @dataclass(frozen=True)
 class BarRow:
-    """One stacked bar: label, colour and role of its sign (None: no sign), shares in the order of the legend."""
+    """One stacked bar: label, colour and role of its sign (None: no sign), shares in the order of the
+    legend."""
 
     label: str
     style: str
@@ -165,7 +183,8 @@ def stacked_bars(rows: Sequence[BarRow], parts: Sequence[str], *, summary: str) 
     """Bars of shares that sum to one. Part k is drawn in the class ``part-k``."""
     legend = [el("span", el("span", class_=f"swatch part-{k}"), part) for k, part in enumerate(parts)]
     heard = "; ".join(
-        f"{row.label}: " + ", ".join(f"{part} {100 * s:.0f} %" for part, s in zip(parts, row.shares, strict=True))
+        f"{row.label}: "
+        + ", ".join(f"{part} {100 * s:.0f} %" for part, s in zip(parts, row.shares, strict=True))
         for row in rows
     )
     body = []
@@ -173,10 +192,19 @@ def stacked_bars(rows: Sequence[BarRow], parts: Sequence[str], *, summary: str) 
         shapes, start = [], 0.0
         for k, share in enumerate(row.shares):
             shapes.append(
-                el("rect", x=f"{number(100 * start)}%", width=f"{number(100 * share)}%", y=3, height=24, class_=f"part-{k}")
+                el(
+                    "rect",
+                    x=f"{number(100 * start)}%",
+                    width=f"{number(100 * share)}%",
+                    y=3,
+                    height=24,
+                    class_=f"part-{k}",
+                )
             )
             if share >= 0.07:
-                shapes.append(text(f"{number(100 * (start + share / 2))}%", 20, f"{100 * share:.0f} %", f"on-part-{k}"))
+                shapes.append(
+                    text(f"{number(100 * (start + share / 2))}%", 20, f"{100 * share:.0f} %", f"on-part-{k}")
+                )
             start += share
         icon = marker_icon(row.role) if row.role else None
         body += [
@@ -189,7 +217,9 @@ def stacked_bars(rows: Sequence[BarRow], parts: Sequence[str], *, summary: str) 
     )
 
 
-def data_table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str | Html]], fold: str | None = None) -> Html:
+def data_table(
+    caption: str, heads: Sequence[str], rows: Sequence[Sequence[str | Html]], fold: str | None = None
+) -> Html:
     """A plain table that scrolls inside itself; ``fold`` puts it behind a disclosure with that title."""
     head = el("tr", [el("th", name, scope="col") for name in heads])
     body = [el("tr", el("th", row[0], scope="row"), [el("td", cell) for cell in row[1:]]) for row in rows]

@@ -1,10 +1,11 @@
-"""Section "What the supervisor says": sampled completions with reward and advantage, disagreement made visible."""
+"""Section "What the supervisor says": sampled completions with reward and advantage, disagreement made
+visible."""
 
 from collections.abc import Mapping, Sequence
 
 from fieldmark.policy.rollouts import Rollout, RolloutGroup
 from fieldmark.report.gallery import field_marks
-from fieldmark.report.html import Html, el, join
+from fieldmark.report.html import Html, breakable, el, join
 from fieldmark.report.inputs import Report
 from fieldmark.report.interview import Asked, Interview
 from fieldmark.report.measure import points
@@ -20,30 +21,50 @@ def completions_section(report: Report, asked: Interview | str, pictures: Pictur
     """Per pair: both pictures, the truth, and every rollout."""
     title = "What the supervisor says"
     if isinstance(asked, str):
-        return Section("completions", title, "", missing(asked))
+        return Section("completions", title, "", missing(asked), short="Supervisor says")
     truth = field_marks(report)
     assert report.rollouts is not None
     lead = (
-        f"{asked.drawn} pairs of test pictures were put to it, {report.rollouts.group_size} completions each: "
-        f"{points(asked.right)} % of the verdicts are right, {points(asked.unparseable)} % of the answers cannot be read, "
-        f"and {asked.mixed} pairs are mixed. Only mixed pairs teach. Shown are {len(asked.asked)}, mixed ones first."
+        f"{asked.drawn} pairs of test pictures were put to it, {report.rollouts.group_size} completions "
+        f"each: {points(asked.right)} % of the verdicts are right, {points(asked.unparseable)} % of the "
+        f"answers cannot be read, and {asked.mixed} pairs are mixed. Only mixed pairs teach. Shown are "
+        f"{len(asked.asked)}, mixed ones first."
     )
     legend = [
-        el("mark", "value", class_="differs"), " other completions say something else · ",
-        el("span", "value", class_="value"), " all say the same · ",
-        el("span", "yes", class_="answer-word right"), " / ", el("span", "no", class_="answer-word wrong"), " verdict, right ✓ or wrong ✗",
+        el("mark", "value", class_="differs"),
+        " other completions say something else · ",
+        el("span", "value", class_="value"),
+        " all say the same · ",
+        el("span", "yes", class_="answer-word right"),
+        " / ",
+        el("span", "no", class_="answer-word wrong"),
+        " verdict, right ✓ or wrong ✗",
     ]
     if truth:
         legend += [" · ", el("span", "value", class_="value untrue"), " not true of the picture"]
     body = [_pair(report, one, pictures, truth) for one in asked.asked]
-    return Section("completions", title, lead, join(el("p", legend, class_="small legend-line"), body))
+    return Section(
+        "completions",
+        title,
+        lead,
+        join(el("p", legend, class_="small legend-line"), body),
+        short="Supervisor says",
+    )
 
 
 def _pair(report: Report, asked: Asked, pictures: Pictures, truth: Mapping[str, Mapping[str, str]]) -> Html:
     group = asked.group
     shown = [
-        el("figure", el("img", src=pictures.uri(i), alt=f"Picture {k + 1}: {pictures.class_name(i)}", loading="lazy"),
-           el("figcaption", f"{group.prompt.vocabulary.item}_{k + 1}: {pictures.class_name(i)}"))
+        el(
+            "figure",
+            el("img", src=pictures.uri(i), alt=f"Picture {k + 1}: {pictures.class_name(i)}"),
+            el(
+                "figcaption",
+                el("b", f"{group.prompt.vocabulary.item}_{k + 1}"),
+                " ",
+                breakable(pictures.class_name(i)),
+            ),
+        )
         for k, i in enumerate(asked.pictures)
     ]
     known = tuple(truth.get(pictures.id(i), {}) for i in asked.pictures)
@@ -51,12 +72,20 @@ def _pair(report: Report, asked: Asked, pictures: Pictures, truth: Mapping[str, 
     cards = [_rollout(group, number, varying, (known[0], known[1])) for number in range(len(group.rollouts))]
     few = report.sizes.open_rollouts
     rest = cards[few:]
-    more = el("details", el("summary", f"{len(rest)} more"), el("ol", rest, class_="rollouts", start=few + 1)) if rest else None
+    more = (
+        el("details", el("summary", f"{len(rest)} more"), el("ol", rest, class_="rollouts", start=few + 1))
+        if rest
+        else None
+    )
     answer = "yes" if group.same else "no"
     summary = (
-        f"{PAIR_WORDS[group.pair_type].capitalize()}; the right verdict is “{answer}”. {sum(group.correct)} of "
-        f"{len(group.rollouts)} are right"
-        + (": this pair teaches." if group.contributes else "; all rewards are equal, so this pair teaches nothing.")
+        f"{PAIR_WORDS[group.pair_type].capitalize()}; the right verdict is “{answer}”. {sum(group.correct)} "
+        f"of {len(group.rollouts)} are right"
+        + (
+            ": this pair teaches."
+            if group.contributes
+            else "; all rewards are equal, so this pair teaches nothing."
+        )
     )
     about = join(el("p", summary), _varying(varying))
     return el(
@@ -72,9 +101,13 @@ def _varying(varying: Mapping[tuple[int, str], Sequence[str]]) -> Html | None:
     if not varying:
         return None
     items = [
-        el("li", f"{name} of {side + 1}: ", el("q", ", ".join(values), dir="auto")) for (side, name), values in varying.items()
+        el("li", f"{name} of {side + 1}: ", el("q", ", ".join(values), dir="auto"))
+        for (side, name), values in varying.items()
     ]
-    return el("details", el("summary", f"{len(varying)} values disagree"), el("ul", items, class_="small"))
+    return join(
+        el("p", f"{len(varying)} values differ between its completions:", class_="small"),
+        el("ul", items, class_="varying"),
+    )
 
 
 def disagreements(rollouts: Sequence[Rollout]) -> dict[tuple[int, str], tuple[str, ...]]:
@@ -102,14 +135,24 @@ def _rollout(
         said = el("span", "✗ no verdict", class_="said wrong")
     else:
         word = "same" if rollout.verdict.answer else "different"
-        said = el("span", f"{'✓' if correct else '✗'} {word}", class_=f"said {'right' if correct else 'wrong'}")
+        said = el(
+            "span", f"{'✓' if correct else '✗'} {word}", class_=f"said {'right' if correct else 'wrong'}"
+        )
     facts = [
-        el("b", f"{number + 1}"), said, el("span", f"reward {rollout.reward:.3g}"),
+        el("b", f"{number + 1}"),
+        said,
+        el("span", f"reward {rollout.reward:.3g}"),
         el("span", f"advantage {advantage:+.2f}".replace("-", "−"), class_=f"advantage {_sign(advantage)}"),
         el("span", f"{rollout.num_tokens} tokens" + ("" if rollout.finish_reason == "stop" else ", cut off")),
     ]
-    problem = el("p", f"Not readable: {rollout.verdict.problem}.", class_="small") if rollout.verdict.problem else None
-    text = el("pre", marked(rollout.text, _marks(rollout, correct, varying, truth)), class_="completion", dir="auto")
+    problem = (
+        el("p", f"Not readable: {rollout.verdict.problem}.", class_="small")
+        if rollout.verdict.problem
+        else None
+    )
+    text = el(
+        "pre", marked(rollout.text, _marks(rollout, correct, varying, truth)), class_="completion", dir="auto"
+    )
     return el("li", el("p", facts, class_="facts"), problem, text, class_="rollout")
 
 

@@ -26,7 +26,13 @@ class Panel:
 
 
 PANELS = (
-    Panel("val_recall_at_1", "R@1 on validation classes", "Part of the training half; it chooses the weights.", True, False),
+    Panel(
+        "val_recall_at_1",
+        "R@1 on validation classes",
+        "Part of the training half; it chooses the weights.",
+        True,
+        False,
+    ),
     Panel("loss", "Metric loss", "On the training batches.", False, True),
     Panel("reward", "Mean reward", "Of the groups that were trained on.", False, True),
     Panel("mixed", "Mixed groups", "Share of pairs whose rollouts disagree: only they teach.", True, True),
@@ -49,7 +55,10 @@ def curves_section(measured: Sequence[Measured]) -> Section:
     sentence = missing(f"Without a log: {', '.join(without)}.") if without else None
     body = join(el("div", charts, class_="columns") if charts else None, sentence)
     return Section(
-        "training", "Training", "What each run logged on its way. Test classes play no part in any of it.", body
+        "training",
+        "Training",
+        "What each run logged on its way. Test classes play no part in any of it.",
+        body,
     )
 
 
@@ -61,15 +70,22 @@ def _chart(panel: Panel, curves: list[Curve]) -> Html:
     unit = 100 if panel.percent else 1
     rows = [
         [
-            c.label, str(len(c.points)), f"{unit * c.points[0][1]:.4g}", f"{unit * c.points[-1][1]:.4g}",
-            f"{unit * min(v for _, v in c.points):.4g}", f"{unit * max(v for _, v in c.points):.4g}",
+            c.label,
+            str(len(c.points)),
+            f"{unit * c.points[0][1]:.4g}",
+            f"{unit * c.points[-1][1]:.4g}",
+            f"{unit * min(v for _, v in c.points):.4g}",
+            f"{unit * max(v for _, v in c.points):.4g}",
         ]
         for c in curves
     ]
     heads = ["Run", "Values", "First", "Last", "Lowest", "Highest"]
     caption = f"{panel.title}{' in percent' if panel.percent else ''}: the ends of each curve"
     return el(
-        "figure", el("figcaption", el("b", panel.title), f" {note}"), chart, data_table(caption, heads, rows, fold="As numbers")
+        "figure",
+        el("figcaption", el("b", panel.title), f" {note}"),
+        chart,
+        data_table(caption, heads, rows, fold="As numbers"),
     )
 
 
@@ -88,7 +104,9 @@ def read_lines(path: Path | None) -> list[dict[str, Any]]:
         try:
             line = json.loads(raw)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path.name}, line {number}, is no JSON: {error.msg}; repair or remove it") from None
+            raise ValueError(
+                f"{path.name}, line {number}, is no JSON: {error.msg}; repair or remove it"
+            ) from None
         if not isinstance(line, dict):
             raise ValueError(f"{path.name}, line {number}, is no JSON object; repair or remove it")
         if line.get("kind", "train") == "train" and isinstance(line.get("step"), int):
@@ -97,7 +115,8 @@ def read_lines(path: Path | None) -> list[dict[str, Any]]:
 
 
 def series(lines: Sequence[dict[str, Any]], key: str) -> tuple[tuple[float, float], ...]:
-    """(step, value) of one figure where it is a number; long series are averaged in blocks to ``MAX_POINTS``."""
+    """(step, value) of one figure where it is a number; long series are averaged in blocks to
+    ``MAX_POINTS``."""
     found = [
         (float(line["step"]), float(line[key]))
         for line in lines
@@ -107,6 +126,9 @@ def series(lines: Sequence[dict[str, Any]], key: str) -> tuple[tuple[float, floa
     if block <= 1:
         return tuple(found)
     return tuple(
-        (found[min(i + block, len(found)) - 1][0], sum(v for _, v in found[i : i + block]) / len(found[i : i + block]))
+        (
+            found[min(i + block, len(found)) - 1][0],
+            sum(v for _, v in found[i : i + block]) / len(found[i : i + block]),
+        )
         for i in range(0, len(found), block)
     )

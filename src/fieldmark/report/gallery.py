@@ -8,7 +8,7 @@ import numpy as np
 from fieldmark.data.fieldguide.species import FIELD_MARKS
 from fieldmark.data.fieldguide.world import is_fieldguide, read_attributes
 from fieldmark.evaluation.retrieval import top_k
-from fieldmark.report.html import Html, el, join
+from fieldmark.report.html import Html, breakable, el, join
 from fieldmark.report.inputs import Report, ReportSizes
 from fieldmark.report.measure import Measured, baseline_of
 from fieldmark.report.page import Section, missing
@@ -28,15 +28,25 @@ class Stratum:
 def gallery_section(report: Report, measured: Sequence[Measured], pictures: Pictures) -> Section:
     """Strata of queries with every method's nearest pictures."""
     lead = (
-        "The same pictures, put to every method. ✓ is the same class as the query, ✗ another. What is shown is chosen by "
-        "rule, not by taste: as many queries that the method wins as it loses, then some on which all agree."
+        "The same pictures, put to every method. ✓ is the same class as the query, ✗ another. What is shown "
+        "is chosen by rule, not by taste: as many queries that the method wins as it loses, then some on "
+        "which all agree."
+        + (
+            " Under a wrong answer: its class, and the field marks in which that differs."
+            if field_marks(report)
+            else ""
+        )
     )
     shown = [one for one in measured if one.result is not None]
     if not shown:
-        return Section("gallery", "Gallery", "", missing("No row has an encoder, so nothing can be searched."))
+        return Section(
+            "gallery", "Gallery", "", missing("No row has an encoder, so nothing can be searched.")
+        )
     labels = report.test.labels
     k = min(report.sizes.neighbours, len(labels) - 1)
-    nearest = np.stack([top_k(one.result.embeddings, k=k).indices.cpu().numpy() for one in shown if one.result])
+    nearest = np.stack(
+        [top_k(one.result.embeddings, k=k).indices.cpu().numpy() for one in shown if one.result]
+    )
     right = labels[nearest] == labels[:, None]
     assert shown[0].result is not None
     baseline = baseline_of(report, shown)
@@ -56,11 +66,15 @@ def gallery_section(report: Report, measured: Sequence[Measured], pictures: Pict
         if stratum.chosen:
             cards = [_query(q, shown, nearest[:, q], right[:, q], pictures, marks) for q in stratum.chosen]
             share = f"{stratum.count} of {len(labels)} queries; {len(cards)} shown"
-            body.append(join(el("h3", stratum.title, el("small", f" {share}")), el("div", cards, class_="queries")))
+            body.append(
+                join(el("h3", stratum.title, el("small", f" {share}")), el("div", cards, class_="queries"))
+            )
     names = [f"{stratum.title} ({stratum.count})" for stratum in strata if not stratum.chosen]
     note = missing(f"Nothing to show under: {', '.join(names)}.") if names else None
     left_out = [one.title for one in measured if one.result is None]
-    without = missing(f"Without an encoder, so not in the gallery: {', '.join(left_out)}.") if left_out else None
+    without = (
+        missing(f"Without an encoder, so not in the gallery: {', '.join(left_out)}.") if left_out else None
+    )
     return Section("gallery", "Gallery", lead, join(_chooser(shown), body, note, without))
 
 
@@ -80,8 +94,9 @@ def choose_queries(
         labels, evaluated: (n,); queries that are not evaluated have nothing to find and are never shown.
         method, baseline: which rows are compared; None compares all.
 
-    Within a stratum the classes differ as far as possible. Where methods differ, the largest differences in right
-    answers come first (ties by order of the queries); where they agree, queries are taken at even distances.
+    Within a stratum the classes differ as far as possible. Where methods differ, the largest differences in
+    right answers come first (ties by order of the queries); where they agree, queries are taken at even
+    distances.
     """
     first = right[:, :, 0]
     found = right.sum(-1)
@@ -142,8 +157,12 @@ def _chooser(shown: Sequence[Measured]) -> Html | None:
     if len(shown) < 2:
         return None
     boxes = [
-        el("label", el("input", type="checkbox", checked=True, value=one.method.name), el("span", marker_icon(one.method.role),
-           class_=one.style), one.title)
+        el(
+            "label",
+            el("input", type="checkbox", checked=True, value=one.method.name),
+            el("span", marker_icon(one.method.role), class_=one.style),
+            one.title,
+        )
         for one in shown
     ]
     return el("fieldset", el("legend", "Show"), boxes, class_="chooser", id="chooser", hidden=True)
@@ -160,8 +179,8 @@ def _query(
     name = pictures.class_name(query)
     asked = el(
         "figure",
-        el("img", src=pictures.uri(query), alt=f"Query: a picture of {name}", loading="lazy"),
-        el("figcaption", el("b", "Query"), " ", name),
+        el("img", src=pictures.uri(query), alt=f"Query: a picture of {name}"),
+        el("figcaption", el("b", "Query"), " ", breakable(name)),
         class_="asked",
     )
     answers = []
@@ -170,12 +189,21 @@ def _query(
             _hit(rank, query, int(hit), bool(ok), pictures, marks)
             for rank, (hit, ok) in enumerate(zip(nearest[row], right[row], strict=True), start=1)
         ]
-        label = el("p", el("span", marker_icon(one.method.role), class_=one.style), one.title, class_="method-name")
-        answers.append(
-            el("div", label, el("ol", hits, aria_label=f"{one.title}: nearest first"), class_="answer",
-               data_method=one.method.name)
+        label = el(
+            "p", el("span", marker_icon(one.method.role), class_=one.style), one.title, class_="method-name"
         )
-    return el("article", asked, el("div", answers, class_="answers"), class_="query", aria_label=f"Query {name}")
+        answers.append(
+            el(
+                "div",
+                label,
+                el("ol", hits, aria_label=f"{one.title}: nearest first"),
+                class_="answer",
+                data_method=one.method.name,
+            )
+        )
+    return el(
+        "article", asked, el("div", answers, class_="answers"), class_="query", aria_label=f"Query {name}"
+    )
 
 
 def _hit(
@@ -188,12 +216,16 @@ def _hit(
         caption.append(el("span", name, class_="hit-name", title=name))
         differing = differing_marks(marks, pictures.id(query), pictures.id(hit))
         if differing is not None:
-            words = ", ".join(differing) if 0 < len(differing) <= 2 else f"{len(differing)} marks differ"
+            words = differing[0] if len(differing) == 1 else f"{len(differing)} marks"
             caption.append(el("span", words, class_="hit-marks", title=f"differs in {', '.join(differing)}"))
     return el(
         "li",
-        el("span", el("img", src=pictures.uri(hit), alt=alt, loading="lazy"),
-           el("span", "✓" if ok else "✗", class_="sign", aria_hidden="true"), class_="frame"),
+        el(
+            "span",
+            el("img", src=pictures.uri(hit), alt=alt),
+            el("span", "✓" if ok else "✗", class_="sign", aria_hidden="true"),
+            class_="frame",
+        ),
         el("span", caption, class_="hit-caption") if caption else None,
         class_="right" if ok else "wrong",
     )

@@ -37,7 +37,8 @@ class MethodReport:
     encoder: Path | RetrievalEncoder | None = None
     """Folder of the saved encoder, or the encoder itself; None leaves out everything that needs one."""
     results: Mapping[str, Any] = field(default_factory=dict)
-    """Its figures on the test classes, as ``ZeroShotResult.as_json`` gives them; computed from the encoder if empty."""
+    """Its figures on the test classes, as ``ZeroShotResult.as_json`` gives them; computed from the encoder if
+    empty."""
     log: Path | None = None
     """The run's log.jsonl."""
 
@@ -54,7 +55,7 @@ class MethodReport:
 class ReportSizes:
     """How much is shown."""
 
-    differing_queries: int = 6
+    differing_queries: int = 4
     """Gallery: queries on which the methods differ."""
     agreeing_queries: int = 2
     """Gallery: queries that every method gets right, and as many that every one gets wrong."""
@@ -95,7 +96,8 @@ class Report:
     rollouts: RolloutConfig | None = None
     """How it is asked; None leaves out the same."""
     attention_layer: int | None = None
-    """Decoder layer of the supervisor's attention, from 0; None takes the one at 26/36 of the depth (published)."""
+    """Decoder layer of the supervisor's attention, from 0; None takes the one at 26/36 of the depth
+    (published)."""
     seed: int = 0
     """Of everything that is drawn for the report: bootstrap, pairs, completions."""
     workers: int = 0
@@ -121,7 +123,9 @@ def method_from_run(run: Path, name: str, title: str, role: Role, note: str = ""
     run = Path(run)
     results, log = run / "results.json", run / "log.jsonl"
     if not results.is_file():
-        raise ValueError(f"{run} has no results.json: the run is not finished; resume it, or leave it out of the report")
+        raise ValueError(
+            f"{run} has no results.json: the run is not finished; resume it, or leave it out of the report"
+        )
     content = json.loads(results.read_text(encoding="utf-8"))
     return MethodReport(
         name=name,

@@ -23,7 +23,8 @@ METRIC_TITLES = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A share, with its 95 % interval (retrieval, over classes) or spread (NMI, over k-means seeds) if known."""
+    """A share, with its 95 % interval (retrieval, over classes) or spread (NMI, over k-means seeds) if
+    known."""
 
     value: float
     low: float | None = None
@@ -63,16 +64,24 @@ def measure(report: Report) -> list[Measured]:
 
 def _measure(report: Report, method: MethodReport, style: str) -> Measured:
     encoder = (
-        RetrievalEncoder.from_pretrained(method.encoder) if isinstance(method.encoder, str | Path) else method.encoder
+        RetrievalEncoder.from_pretrained(method.encoder)
+        if isinstance(method.encoder, str | Path)
+        else method.encoder
     )
     result = None
     if encoder is not None:
         seeds = () if "nmi" in method.results or report.test.num_classes < 2 else (0, 1, 2)
         result = evaluate_encoder(encoder, report.test, workers=report.workers, nmi_seeds=seeds)
-    figures = {name: figure for name in METRICS if (figure := _figure(method, result, name, report.seed)) is not None}
+    figures = {
+        name: figure for name in METRICS if (figure := _figure(method, result, name, report.seed)) is not None
+    }
     remark = ""
     given = method.results.get("recall_at_1")
-    if result is not None and given is not None and abs(given - result.recall_at_k[1]) > 0.5 / result.metrics.num_queries:
+    if (
+        result is not None
+        and given is not None
+        and abs(given - result.recall_at_k[1]) > 0.5 / result.metrics.num_queries
+    ):
         remark = (
             f"its results say R@1 {100 * given:.1f} %, but on these pictures its encoder reaches "
             f"{100 * result.recall_at_k[1]:.1f} %: they belong to another test set or another encoder"
@@ -108,8 +117,8 @@ def baseline_of(report: Report, measured: Sequence[Measured]) -> Measured | None
 
 
 def paired_difference(better: Measured, worse: Measured, metric: str, seed: int) -> Interval | None:
-    """Mean over queries of ``better − worse``, with its bootstrap interval over whole classes; None if one of them has
-    no encoder.
+    """Mean over queries of ``better − worse``, with its bootstrap interval over whole classes; None if one of
+    them has no encoder.
     """
     if better.result is None or worse.result is None:
         return None

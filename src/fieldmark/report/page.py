@@ -12,12 +12,14 @@ from fieldmark.report.html import Child, Html, el, join
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the report. ``id`` is its anchor."""
+    """One part of the report. ``id`` is its anchor, ``short`` its name in the navigation (None: the
+    title)."""
 
     id: str
     title: str
     lead: str
     body: Html
+    short: str | None = None
 
 
 def missing(sentence: str) -> Html:
@@ -25,8 +27,11 @@ def missing(sentence: str) -> Html:
     return el("p", sentence, class_="missing")
 
 
-def page(title: str, intro: str, sections: Sequence[Section]) -> Html:
-    """The whole document. Its policy lets nothing load from outside, and no script run but its own."""
+def page(title: str, intro: str, sections: Sequence[Section], mosaic: Sequence[str] = ()) -> Html:
+    """The whole document. Its policy lets nothing load from outside, and no script run but its own.
+
+    mosaic: data URIs of pictures beside the title, decoration only.
+    """
     style, script = _resource("style.css"), _resource("page.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
@@ -44,16 +49,20 @@ def page(title: str, intro: str, sections: Sequence[Section]) -> Html:
         # Raw by intent: both are package data, and hashed in the policy.
         Html(f"<style>{style}</style>"),
     )
-    links = [el("li", el("a", section.title, href=f"#{section.id}")) for section in sections]
+    links = [el("li", el("a", section.short or section.title, href=f"#{section.id}")) for section in sections]
     theme = el("button", "Light / dark", type="button", class_="theme", id="theme", hidden=True)
     body = el(
         "body",
         el("a", "Skip to the result", href="#main", class_="skip"),
         el(
             "header",
-            el("p", "fieldmark report", class_="kicker"),
-            el("h1", title),
-            [el("p", paragraph) for paragraph in intro.split("\n\n") if paragraph.strip()],
+            el(
+                "div",
+                el("p", "fieldmark report", class_="kicker"),
+                el("h1", title),
+                [el("p", paragraph) for paragraph in intro.split("\n\n") if paragraph.strip()],
+            ),
+            el("div", [el("img", src=uri, alt="") for uri in mosaic], class_="mosaic") if mosaic else None,
             class_="top",
         ),
         el("nav", el("ul", links), theme, aria_label="Sections"),
@@ -84,7 +93,11 @@ def settings_section(settings: Mapping[str, Any]) -> Section:
 
 def _value(value: Any) -> Child:
     if isinstance(value, Mapping):
-        return el("dl", [[el("dt", str(key)), el("dd", _value(one))] for key, one in value.items()], class_="settings")
+        return el(
+            "dl",
+            [[el("dt", str(key)), el("dd", _value(one))] for key, one in value.items()],
+            class_="settings",
+        )
     if isinstance(value, list | tuple):
         if all(not isinstance(one, Mapping | list | tuple) for one in value) and len(value) <= 12:
             short = all(len(str(one)) <= 24 for one in value)

@@ -16,7 +16,7 @@ _REACH = 3.0
 
 # Below uniform a dark veil, above it from straw over orange to red.
 _VEIL = (16, 20, 30)
-_WARM = ((255, 226, 120), (255, 150, 30), (214, 30, 20))
+_WARM = ((255, 196, 40), (255, 128, 20), (206, 20, 24))
 
 
 class Pictures:
@@ -59,7 +59,9 @@ def heat_uri(attention: Tensor, grid: tuple[int, int]) -> str:
     """
     rows, columns = grid
     if attention.numel() != rows * columns:
-        raise ValueError(f"attention over {attention.numel()} patches does not fit a grid of {rows} x {columns}")
+        raise ValueError(
+            f"attention over {attention.numel()} patches does not fit a grid of {rows} x {columns}"
+        )
     values = attention.detach().float().cpu().numpy().reshape(rows, columns) * attention.numel()
     return _webp(heat_overlay(values, HEAT_PIXELS), 80)
 

@@ -6,7 +6,16 @@ from fieldmark.evaluation.retrieval import Interval
 from fieldmark.report.charts import IntervalRow, data_table, interval_chart
 from fieldmark.report.html import Html, el, join
 from fieldmark.report.inputs import ROLE_WORDS, Report
-from fieldmark.report.measure import METRIC_TITLES, METRICS, Figure, Measured, baseline_of, paired_difference, points, signed
+from fieldmark.report.measure import (
+    METRIC_TITLES,
+    METRICS,
+    Figure,
+    Measured,
+    baseline_of,
+    paired_difference,
+    points,
+    signed,
+)
 from fieldmark.report.page import Section, missing
 from fieldmark.report.svg import marker_icon
 
@@ -23,7 +32,12 @@ def result_section(report: Report, measured: Sequence[Measured]) -> Section:
     }
     body = [
         _verdict(report, measured, baseline),
-        el("div", _recall_chart(measured, baseline), _difference_chart(measured, differences, baseline), class_="columns"),
+        el(
+            "div",
+            _recall_chart(measured, baseline),
+            _difference_chart(measured, differences, baseline),
+            class_="columns",
+        ),
         _table(measured, baseline, differences),
         _roles(measured),
         _comparisons(report, measured),
@@ -31,8 +45,9 @@ def result_section(report: Report, measured: Sequence[Measured]) -> Section:
     queries = {one.result.metrics.num_queries for one in measured if one.result is not None}
     asked = f"{next(iter(queries))} pictures" if len(queries) == 1 else f"{len(report.test)} pictures"
     lead = (
-        f"{asked} of {report.test.num_classes} classes that no method has seen in training. Each picture asks for its like "
-        "among all the others; R@1 is the share whose nearest neighbour is of the same class."
+        f"{asked} of {report.test.num_classes} classes that no method has seen in training. Each picture "
+        "asks for its like among all the others; R@1 is the share whose nearest neighbour is of the same "
+        "class."
     )
     return Section("result", "Result", lead, join(body))
 
@@ -50,10 +65,12 @@ def _verdict(report: Report, measured: Sequence[Measured], baseline: Measured | 
     if not sentences:
         return missing("No row of this report has the role “method”: the figures stand for themselves.")
     caveat = (
-        "Intervals are at 95 % and resample whole classes: they say how far a figure could move with other classes, "
-        "not with another training seed."
+        "Intervals are at 95 % and resample whole classes: they say how far a figure could move with other "
+        "classes, not with another training seed."
     )
-    return el("div", el("ul", sentences, class_="verdict"), el("p", caveat, class_="small"), class_="verdict-box")
+    return el(
+        "div", el("ul", sentences, class_="verdict"), el("p", caveat, class_="small"), class_="verdict-box"
+    )
 
 
 def _clause(report: Report, one: Measured, other: Measured) -> Html | None:
@@ -62,7 +79,10 @@ def _clause(report: Report, one: Measured, other: Measured) -> Html | None:
         return None
     role = other.method.role
     name = {
-        "baseline": "the baseline", "control": "the control", "start": "the start", "ceiling": "the ceiling",
+        "baseline": "the baseline",
+        "control": "the control",
+        "start": "the start",
+        "ceiling": "the ceiling",
         "method": "the method",
     }[role]
     verdict = _read(difference)
@@ -75,7 +95,10 @@ def _clause(report: Report, one: Measured, other: Measured) -> Html | None:
     words = {"higher": "higher by", "lower": "lower by", "open": "not distinguishable:"}[verdict]
     size = signed(difference.mean) if verdict == "open" else points(abs(difference.mean))
     return el(
-        "li", f"against {name} ", el("b", other.title), f", {words} {size} points ({_interval(difference)}){meaning}",
+        "li",
+        f"against {name} ",
+        el("b", other.title),
+        f", {words} {size} points ({_interval(difference)}){meaning}",
         class_=f"reads-{verdict}",
     )
 
@@ -98,7 +121,9 @@ def _recall_chart(measured: Sequence[Measured], baseline: Measured | None) -> Ht
         return missing("No row has a figure for R@1.")
     line = baseline.figures[R1].value if baseline is not None and R1 in baseline.figures else None
     chart = interval_chart(rows, summary="R@1 with 95 % intervals.", reference=line, unit="%")
-    return _figure("R@1 on unseen classes", "The upright line is the baseline." if line is not None else "", chart)
+    return _figure(
+        "R@1 on unseen classes", "The upright line is the baseline." if line is not None else "", chart
+    )
 
 
 def _difference_chart(
@@ -113,7 +138,9 @@ def _difference_chart(
         return missing("Paired differences need a baseline and the encoders of both rows; they are left out.")
     chart = interval_chart(rows, summary=f"R@1 minus that of {baseline.title}.", reference=0.0, unit="points")
     return _figure(
-        f"Difference to {baseline.title}", "Query by query, so narrower than the two intervals beside it.", chart
+        f"Difference to {baseline.title}",
+        "Query by query, so narrower than the two intervals beside it.",
+        chart,
     )
 
 
@@ -121,7 +148,9 @@ def _figure(title: str, note: str, chart: Html) -> Html:
     return el("figure", el("figcaption", el("b", title), f" {note}" if note else None), chart)
 
 
-def _table(measured: Sequence[Measured], baseline: Measured | None, differences: dict[str, Interval | None]) -> Html:
+def _table(
+    measured: Sequence[Measured], baseline: Measured | None, differences: dict[str, Interval | None]
+) -> Html:
     columns = [name for name in METRICS if any(name in m.figures for m in measured)]
     rivals = [m for m in measured if m.method.role != "ceiling"]
     best = {
@@ -129,7 +158,10 @@ def _table(measured: Sequence[Measured], baseline: Measured | None, differences:
         for name in columns
         if any(name in m.figures for m in rivals)
     }
-    head = [el("th", "Method", scope="col"), *(el("th", METRIC_TITLES[name], scope="col") for name in columns)]
+    head = [
+        el("th", "Method", scope="col"),
+        *(el("th", METRIC_TITLES[name], scope="col") for name in columns),
+    ]
     if baseline is not None:
         head.append(el("th", f"R@1 − {baseline.title}", scope="col"))
     body = []
@@ -137,24 +169,32 @@ def _table(measured: Sequence[Measured], baseline: Measured | None, differences:
         icon = el("span", marker_icon(one.method.role), class_=one.style)
         name = el("th", icon, el("b", one.title), el("small", one.method.role), scope="row")
         cells = [
-            _cell(one.figures.get(column), one in rivals and _is_best(one.figures.get(column), best.get(column)))
+            _cell(
+                one.figures.get(column), one in rivals and _is_best(one.figures.get(column), best.get(column))
+            )
             for column in columns
         ]
         if baseline is not None:
             difference = differences.get(one.method.name)
             cells.append(
-                el("td", "–" if one is baseline or difference is None else signed(difference.mean),
-                   None if difference is None else el("small", _interval(difference)))
+                el(
+                    "td",
+                    "–" if one is baseline or difference is None else signed(difference.mean),
+                    None if difference is None else el("small", _interval(difference)),
+                )
             )
         body.append(el("tr", name, cells, class_=f"role-{one.method.role}"))
     caption = "Retrieval and clustering on the test classes, in percent, with 95 % intervals over classes"
     table = el(
-        "table", el("caption", caption, class_="visually-hidden"), el("thead", el("tr", head)), el("tbody", body),
+        "table",
+        el("caption", caption, class_="visually-hidden"),
+        el("thead", el("tr", head)),
+        el("tbody", body),
         class_="results",
     )
     legend = (
-        "All in percent. Below each figure its 95 % interval over classes (NMI: ± spread over k-means seeds). ★ best of its "
-        "column; ceilings do not compete, controls do."
+        "All in percent. Below each figure its 95 % interval over classes (NMI: ± spread over k-means "
+        "seeds). ★ best of its column; ceilings do not compete, controls do."
     )
     remarks = [el("p", f"{one.title}: {one.remark}.", class_="missing") for one in measured if one.remark]
     return join(
@@ -176,8 +216,18 @@ def _cell(figure: Figure | None, best: bool) -> Html:
         below = f"{points(figure.low)}–{points(figure.high)}"
     elif figure.spread is not None:
         below = f"± {points(figure.spread)}"
-    star = join(" ", el("span", "★", aria_hidden="true"), el("span", "best", class_="visually-hidden")) if best else None
-    return el("td", points(figure.value), star, el("small", below) if below else None, class_="best" if best else None)
+    star = (
+        join(" ", el("span", "★", aria_hidden="true"), el("span", "best", class_="visually-hidden"))
+        if best
+        else None
+    )
+    return el(
+        "td",
+        points(figure.value),
+        star,
+        el("small", below) if below else None,
+        class_="best" if best else None,
+    )
 
 
 def _roles(measured: Sequence[Measured]) -> Html:
@@ -202,7 +252,9 @@ def _comparisons(report: Report, measured: Sequence[Measured]) -> Html | None:
             cells = []
             for metric in (R1, "map_at_r"):
                 difference = paired_difference(one, other, metric, report.seed)
-                cells.append("–" if difference is None else f"{signed(difference.mean)} ({_interval(difference)})")
+                cells.append(
+                    "–" if difference is None else f"{signed(difference.mean)} ({_interval(difference)})"
+                )
             rows.append([f"{one.title} − {other.title}", other.method.role, *cells])
     if not rows:
         return None

@@ -21,14 +21,14 @@ def supervisor_section(report: Report, asked: Interview | str, pictures: Picture
     """Per pair, one tile per attribute: both pictures under the attention of that attribute's words."""
     title = "Where the supervisor looks"
     if isinstance(asked, str):
-        return Section("supervisor", title, "", missing(asked))
+        return Section("supervisor", title, "", missing(asked), short="Supervisor sees")
     body = [_pair(report, one, pictures) for one in asked.asked]
     lead = (
-        f"Attention of decoder layer {asked.layer} (from 0, averaged over heads) from the words of each attribute's value "
-        "onto the patches of the picture that they describe, in multiples of an equal share. These maps are what the "
-        "attention alignment teaches the pooler."
+        f"Attention of decoder layer {asked.layer} (from 0, averaged over heads) from the words of each "
+        "attribute's value onto the patches of the picture that they describe, in multiples of an equal "
+        "share. These maps are what the attention alignment teaches the pooler."
     )
-    return Section("supervisor", title, lead, join(heat_controls(), body))
+    return Section("supervisor", title, lead, join(heat_controls(), body), short="Supervisor sees")
 
 
 def _pair(report: Report, asked: Asked, pictures: Pictures) -> Html:
@@ -36,7 +36,9 @@ def _pair(report: Report, asked: Asked, pictures: Pictures) -> Html:
     names = " and ".join(pictures.class_name(index) for index in asked.pictures)
     heading = el("h3", names, el("small", f" {PAIR_WORDS[group.pair_type]}"))
     if asked.mapped is None:
-        return el("article", heading, missing("None of its completions describes an attribute that was asked for."))
+        return el(
+            "article", heading, missing("None of its completions describes an attribute that was asked for.")
+        )
     rollout = group.rollouts[asked.mapped]
     said = {True: "same", False: "different", None: "nothing readable"}[rollout.verdict.answer]
     sign = "✓ right" if group.correct[asked.mapped] else "✗ wrong"
@@ -44,7 +46,9 @@ def _pair(report: Report, asked: Asked, pictures: Pictures) -> Html:
     tiles = []
     for attribute in dict.fromkeys([*asked.maps[0], *asked.maps[1]]):
         figures = [
-            _tile(report, asked, side, attribute, pictures) for side in (0, 1) if attribute in asked.maps[side]
+            _tile(report, asked, side, attribute, pictures)
+            for side in (0, 1)
+            if attribute in asked.maps[side]
         ]
         tiles.append(el("div", el("h4", attribute), el("div", figures, class_="duo"), class_="attribute"))
     return el("article", heading, note, el("div", tiles, class_="attributes"), class_="asked-pair")
@@ -61,7 +65,12 @@ def _tile(report: Report, asked: Asked, side: int, attribute: str, pictures: Pic
         column = coverage[:, PARTS.index(part)]
         area, share = float(column.mean()), float((attention.double() * column).sum())
         if area > 0:
-            caption.append(el("small", f"{share / area:.1f}× on {part}", title=f"{100 * share:.0f} % of the attention on "
-                              f"{100 * area:.1f} % of the picture"))
+            caption.append(
+                el(
+                    "small",
+                    f"{share / area:.1f}× on {part}",
+                    title=f"{100 * share:.0f} % of the attention on {100 * area:.1f} % of the picture",
+                )
+            )
     label = f"Picture {side + 1}, attention while writing {attribute}: {value}"
     return el("figure", overlay(pictures, index, label, heat_uri(attention, grid)), el("figcaption", caption))

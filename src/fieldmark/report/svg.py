@@ -1,7 +1,7 @@
 """Small pieces of SVG: scales, ticks, markers.
 
-Charts have no view box: x is given in percent and y in pixels, so that they grow with the page while their text keeps
-its size, on a phone as on a wide screen. Curves lie in a nested, stretched view box of 100 × 100.
+Charts have no view box: x is given in percent and y in pixels, so that they grow with the page while their
+text keeps its size, on a phone as on a wide screen. Curves lie in a nested, stretched view box of 100 × 100.
 """
 
 import math
@@ -26,7 +26,7 @@ class Scale:
         return f"{number(min(100.0, max(0.0, self(value))))}%"
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
+def ticks(low: float, high: float, count: int = 6) -> list[float]:
     """About ``count`` round numbers within ``low..high``."""
     if not high > low:
         return [low]
@@ -86,14 +86,18 @@ def marker_icon(role: str) -> Html:
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move labels apart to at least ``gap`` within ``low..high``, each as near to its wanted place as its order lets."""
+    """Move labels apart to at least ``gap`` within ``low..high``, each as near to its wanted place as its
+    order lets."""
     order = sorted(range(len(wanted)), key=lambda i: (wanted[i], i))
     gap = min(gap, (high - low) / max(1, len(wanted) - 1)) if len(wanted) > 1 else gap
     # Blocks of labels that touch: each block sits at the mean of what its members want.
     blocks: list[tuple[list[int], float]] = []
     for i in order:
         blocks.append(([i], min(high, max(low, wanted[i]))))
-        while len(blocks) > 1 and blocks[-1][1] - blocks[-2][1] < gap * (len(blocks[-2][0]) + len(blocks[-1][0])) / 2:
+        while (
+            len(blocks) > 1
+            and blocks[-1][1] - blocks[-2][1] < gap * (len(blocks[-2][0]) + len(blocks[-1][0])) / 2
+        ):
             members = blocks[-2][0] + blocks[-1][0]
             half = gap * (len(members) - 1) / 2
             centre = sum(wanted[k] for k in members) / len(members)

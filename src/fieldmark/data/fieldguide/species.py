@@ -130,7 +130,7 @@ def draw_species(count: int, *, evaluation: bool, siblings: int, rng: np.random.
 
 def _name(rng: np.random.Generator) -> str:
     """A pronounceable word, so that people can talk about the classes."""
-    onsets, vowels, codas = "b c d f g k l m n p r s t v z".split(), "a e i o u".split(), ["", "n", "r", "s", "l"]
+    onsets, vowels, codas = ["b", "c", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z"], ["a", "e", "i", "o", "u"], ["", "n", "r", "s", "l"]
     syllables = [
         onsets[rng.integers(len(onsets))] + vowels[rng.integers(len(vowels))] + codas[rng.integers(len(codas))]
         for _ in range(rng.integers(2, 4))

@@ -9,7 +9,14 @@ import numpy as np
 
 from fieldmark.data.fieldguide.drawing import PART_OF_ATTRIBUTE, PARTS
 from fieldmark.data.fieldguide.picture import PICTURE_SIZE, take_picture
-from fieldmark.data.fieldguide.species import FIELD_MARKS, PLUMAGE, is_reserved, random_marks, random_plumage, sibling_marks
+from fieldmark.data.fieldguide.species import (
+    FIELD_MARKS,
+    PLUMAGE,
+    is_reserved,
+    random_marks,
+    random_plumage,
+    sibling_marks,
+)
 
 ATTRIBUTES: tuple[str, ...] = (*FIELD_MARKS, *PLUMAGE)
 VALUES: dict[str, tuple[str, ...]] = {**FIELD_MARKS, **PLUMAGE}
