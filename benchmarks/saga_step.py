@@ -306,9 +306,7 @@ def measure_here(workload: Workload, side: str) -> Measured:
 def measure(workload: Workload, side: str, threads: int) -> Measured:
     """Run one side in a process of its own."""
     request = json.dumps({"workload": asdict(workload), "side": side, "threads": threads})
-    done = subprocess.run(
-        [sys.executable, __file__, "--child", request], stdout=subprocess.PIPE, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, __file__, "--child", request], stdout=subprocess.PIPE, text=True, check=True)
     return Measured(**json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -347,9 +345,7 @@ def main() -> None:
             f"{ratios['total']:>8.1f}x{ratios['peak_memory']:>8.1f}x",
             flush=True,
         )
-        rows.append(
-            {"workload": asdict(workload), **{k: asdict(m) for k, m in sides.items()}, "ratio": ratios}
-        )
+        rows.append({"workload": asdict(workload), **{k: asdict(m) for k, m in sides.items()}, "ratio": ratios})
     if arguments.json:
         report = {
             "benchmark": "saga_step",

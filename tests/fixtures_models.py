@@ -33,9 +33,7 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}{%- endif -%}<|im_end|>\n{% endfor -%}"
     "{%- if add_generation_prompt -%}<|im_start|>assistant\n{% endif -%}"
 )
-PREPROCESSING = Preprocessing(
-    (0.48, 0.46, 0.41), (0.27, 0.26, 0.28), patch_size=4, merge_size=2, temporal_patch_size=2
-)
+PREPROCESSING = Preprocessing((0.48, 0.46, 0.41), (0.27, 0.26, 0.28), patch_size=4, merge_size=2, temporal_patch_size=2)
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -324,7 +325,8 @@ def test_mistakes_of_ours_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ("training.metric.train_metric", ["train", "metric", "--run", "a b", "--overwrite"],
          "fieldmark train metric --run 'a b' --resume\n"),
-        ("training.saga.train_saga", ["train", "saga", "--run", "r", "--resume"], "fieldmark train saga --run r --resume\n"),
+        ("training.saga.train_saga", ["train", "saga", "--run", "r", "--resume"],
+         "fieldmark train saga --run r --resume\n"),
         ("experiments.demo.run_demo", ["demo"], "The same command goes on where it stopped."),
         ("data.inspection.inspect_collection", ["data", "inspect", "x"], "interrupted"),
     ],
@@ -355,27 +357,23 @@ def test_prompt_show(fieldmark: Cli) -> None:
     assert fieldmark("prompt", "show", "--style", "generic").out == pair_prompt(birds, "generic") + "\n"
 
 
-def make_world(fieldmark: Cli, out: Path, *more: str) -> Said:
-    few = ("--species", "12", "--per", "4", "--size", "32", "--workers", "1")
-    return fieldmark("data", "fieldguide", "--out", out, *few, *more)
-
-
 def test_fieldguide_writes_a_world(fieldmark: Cli, tmp_path: Path) -> None:
     out = tmp_path / "world"
-    said = make_world(fieldmark, out, "--seed", "3", "--train-share", "0.25")
+    words = ("data", "fieldguide", "--out", out, "--species", "4", "--per", "2", "--size", "32", "--workers", "1")
+    said = fieldmark(*words, "--seed", "3", "--train-share", "0.25")
     assert said.code == 0, said.err
     assert f"contact sheet: {out / 'contact_sheet.png'}" in said.out and (out / "contact_sheet.png").is_file()
     assert json.loads((out / "fieldguide.json").read_text())["seed"] == 3
-    assert len(json.loads((out / "split.json").read_text())["train"]) == 3
+    assert len(json.loads((out / "split.json").read_text())["train"]) == 1
 
-    again = make_world(fieldmark, out)
+    again = fieldmark(*words)
     assert again.code == 2 and "--force" in again.err
-    assert make_world(fieldmark, out, "--force").code == 0
+    assert fieldmark(*words, "--force").code == 0
     assert json.loads((out / "fieldguide.json").read_text())["seed"] == 0
 
     said = fieldmark("data", "inspect", out)
-    assert said.code == 0 and "48 pictures of 12 classes" in said.out
-    assert json.loads(fieldmark("data", "inspect", out, "--json").out)["num_classes"] == 12
+    assert said.code == 0 and "8 pictures of 4 classes" in said.out
+    assert json.loads(fieldmark("data", "inspect", out, "--json").out)["num_classes"] == 4
 
 
 # --- training and after, with a supervisor of random weights
@@ -396,9 +394,17 @@ def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("supervisor"))
 
 
-def test_train_evaluate_report(fieldmark: Cli, tmp_path: Path, supervisor: Path) -> None:
-    world, run = tmp_path / "world", tmp_path / "runs" / "first"
-    make_world(fieldmark, world)
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six species to train on, two of them for validation, and six for testing; four pictures each."""
+    out = tmp_path_factory.mktemp("worlds") / "world"
+    few = ["--species", "12", "--per", "4", "--size", "32", "--workers", "1"]
+    assert main(["data", "fieldguide", "--out", str(out), *few]) == 0
+    return out
+
+
+def test_train_evaluate_report(fieldmark: Cli, tmp_path: Path, world: Path, supervisor: Path) -> None:
+    run = tmp_path / "runs" / "first"
     words = ("--data", world, "--supervisor", supervisor, *TINY)
 
     said = fieldmark("train", "metric", *words, "--run", run)
@@ -431,37 +437,69 @@ def test_train_evaluate_report(fieldmark: Cli, tmp_path: Path, supervisor: Path)
     assert said.code == 2 and "baseline 'second' is none of the runs first" in said.err
 
 
-def test_train_saga_and_check(fieldmark: Cli, tmp_path: Path, supervisor: Path) -> None:
-    world, run = tmp_path / "world", tmp_path / "run"
-    make_world(fieldmark, world)
+VOCABULARY = """
+expert: e
+prefix: P
+identifies: birds
+targets: birds
+item: bird
+items: birds
+example: red
+verdict_label: Same
+verdict_question: same bird
+verdict_key: same
+attributes: [leg color]
+"""
+
+
+def test_train_saga_and_check(fieldmark: Cli, tmp_path: Path, world: Path, supervisor: Path) -> None:
+    run, short = tmp_path / "run", tmp_path / "short.yaml"
+    short.write_text(VOCABULARY)  # the random supervisor reads bytes, 512 at most
     words = ("--data", world, "--supervisor", supervisor, *GENERIC)
     said = fieldmark(
-        "train", "saga", *words, *TINY, "--run", run, "--rollouts.vocabulary", "fieldguide",
+        "train", "saga", *words, *TINY, "--run", run, "--rollouts.vocabulary", short,
         "--weights.alignment", "0", "--pairs.pairs_per_round", "2", "--pairs.contributing_pairs", "null",
     )  # fmt: skip
     assert said.code == 0, said.err
     assert json.loads((run / "results.json").read_text())["steps"] == 2
 
     found = tmp_path / "check.json"
-    small = ("--data.image_size", "16", "--data.batch_size", "8", "--data.images_per_class", "2", "--data.workers", "0")
-    said = fieldmark("supervisor", "check", *words, *small, "--check.pairs_per_type", "2", "--json", found)
+    recipe = ("--config", run / "config.yaml", "--check.pairs_per_type", "2")
+    said = fieldmark("supervisor", "check", *recipe, "--json", found)
     assert said.code == 0, said.err
-    assert "worth training" in said.out and "metric loss" in said.out
+    assert "worth training" in said.out and "norm of the gradient at the tower: metric loss" in said.out
     report = json.loads(found.read_text())
     assert set(report["by_type"]) == {"same", "random", "hard"} and report["metric_gradient_norm"] > 0
+    assert report["by_type"]["same"]["oracle_self_cosine"] is None  # one batch has no halves
+    assert report["by_type"]["same"]["gradient_norm"] is not None
 
 
-def test_run_keeps_its_own_split(fieldmark: Cli, tmp_path: Path, supervisor: Path) -> None:
+def test_fieldguide_brings_its_vocabulary(fieldmark: Cli, world: Path, supervisor: Path) -> None:
+    few = (
+        "--check.pairs_per_type",
+        "1",
+        "--check.gradients",
+        "false",
+        "--data.image_size",
+        "16",
+        "--data.workers",
+        "0",
+    )
+    said = fieldmark("supervisor", "check", "--data", world, "--supervisor", supervisor, *GENERIC, *few)
+    assert said.code == 0, said.err
+    assert "worth training" in said.out and "norm of the gradient" not in said.out
+
+
+def test_run_keeps_its_own_split(fieldmark: Cli, tmp_path: Path, world: Path, supervisor: Path) -> None:
     """Without split.json the test classes follow train_fraction: evaluation takes the run's, not the default."""
-    world, run = tmp_path / "world", tmp_path / "run"
-    make_world(fieldmark, world)
-    for name in ("split.json", "fieldguide.json", "attributes.jsonl", "contact_sheet.png"):
-        (world / name).unlink()
-    (world / "masks").rename(tmp_path / "masks")
-    words = ("--data", world, "--supervisor", supervisor, *TINY, "--data.train_fraction", "0.75")
+    folders, run = tmp_path / "folders", tmp_path / "run"
+    for species in world.iterdir():
+        if species.is_dir() and species.name != "masks":
+            shutil.copytree(species, folders / species.name)
+    words = ("--data", folders, "--supervisor", supervisor, *TINY, "--data.train_fraction", "0.75")
     assert fieldmark("train", "metric", *words, "--run", run).code == 0
     assert "3 classes" in fieldmark("evaluate", "--encoder", run, "--workers", "0").out
     said = fieldmark("evaluate", "--encoder", run, "--workers", "0", "--train_fraction", "0.5")
     assert "6 classes" in said.out
-    said = fieldmark("supervisor", "check", "--data", world, "--supervisor", supervisor, "--data.workers", "0")
+    said = fieldmark("supervisor", "check", "--data", folders, "--supervisor", supervisor, "--data.workers", "0")
     assert said.code == 2 and "no vocabulary given: set rollouts.vocabulary" in said.err

@@ -56,9 +56,7 @@ def test_tap_without_padding_uses_the_causal_default(backbone):
         with capture_attention(backbone, 1) as tap:
             hidden = backbone.decode_prompts(batch)
         torch.testing.assert_close(hidden, backbone.decode_prompts(batch), rtol=0, atol=1e-6)
-        torch.testing.assert_close(
-            tap.probabilities[0], output_attentions(backbone, batch, 1), rtol=0, atol=1e-6
-        )
+        torch.testing.assert_close(tap.probabilities[0], output_attentions(backbone, batch, 1), rtol=0, atol=1e-6)
     assert not tap.probabilities[0].triu(1).any()
 
 

@@ -17,9 +17,7 @@ def hf_inputs(backbone, prompt, chosen, images, extra=()):
     """One prompt as transformers itself wants it."""
     pixels = backbone.pixels(images[list(chosen)]) if chosen else None
     counts = iter(backbone.vision(pixels).counts if pixels else ())
-    ids = [
-        t for token in prompt.ids for t in [token] * (next(counts) if token == backbone.image_token_id else 1)
-    ]
+    ids = [t for token in prompt.ids for t in [token] * (next(counts) if token == backbone.image_token_id else 1)]
     ids = torch.tensor([ids + list(extra)])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if pixels:

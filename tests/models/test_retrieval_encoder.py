@@ -46,9 +46,7 @@ def test_a_saved_encoder_embeds_the_same(tmp_path, kind, size):
 def test_it_loads_without_the_language_model(tmp_path):
     _, model = encoder()
     model.save_pretrained(tmp_path / "encoder")
-    assert all(
-        name.startswith(("tower.", "pooler.")) for name in load_file(tmp_path / "encoder/model.safetensors")
-    )
+    assert all(name.startswith(("tower.", "pooler.")) for name in load_file(tmp_path / "encoder/model.safetensors"))
     code = (
         "import sys; from fieldmark.models.retrieval_encoder import RetrievalEncoder; "
         f"e = RetrievalEncoder.from_pretrained({str(tmp_path / 'encoder')!r}); "

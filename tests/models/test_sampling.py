@@ -10,29 +10,19 @@ TEXTS = ["Are these the same?", "Hi", "A rather longer text, and no picture."]
 
 def setup(backbone, repeat=1):
     images = pictures(3)
-    prompts = [
-        backbone.chat_prompt(text, len(chosen)) for text, chosen in zip(TEXTS, CHOICES, strict=True)
-    ] * repeat
+    prompts = [backbone.chat_prompt(text, len(chosen)) for text, chosen in zip(TEXTS, CHOICES, strict=True)] * repeat
     return images, backbone.vision(backbone.pixels(images)).detach(), prompts, CHOICES * repeat
 
 
 def draw(backbone, vision, prompts, choices, *, seed=0, **options):
     options = {"num_samples": 3, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 20} | options
-    return sample(
-        backbone, vision, prompts, choices, generator=torch.Generator().manual_seed(seed), **options
-    )
+    return sample(backbone, vision, prompts, choices, generator=torch.Generator().manual_seed(seed), **options)
 
 
 def hf_greedy(backbone, images, prompt, chosen, vision, count):
     counts = iter([vision.counts[i] for i in chosen])
     ids = torch.tensor(
-        [
-            [
-                t
-                for token in prompt.ids
-                for t in [token] * (next(counts) if token == backbone.image_token_id else 1)
-            ]
-        ]
+        [[t for token in prompt.ids for t in [token] * (next(counts) if token == backbone.image_token_id else 1)]]
     )
     extra = {}
     if chosen:
@@ -116,9 +106,7 @@ def test_branches_are_scored_like_full_rows_when_they_end_at_different_times(bac
                 completion.logprobs, expected.gather(-1, completion.ids[:, None])[:, 0], rtol=0, atol=2e-5
             )
             torch.testing.assert_close(completion.tracked[:, 0], expected[:, 7], rtol=0, atol=2e-5)
-            tempered = (
-                (backbone.logits(hidden) / 1.3).log_softmax(-1).gather(-1, completion.ids[:, None])[:, 0]
-            )
+            tempered = (backbone.logits(hidden) / 1.3).log_softmax(-1).gather(-1, completion.ids[:, None])[:, 0]
             torch.testing.assert_close(completion.sampling_logprobs, tempered, rtol=0, atol=2e-5)
             stopped = [int(token) in stops for token in completion.ids]
             assert not any(stopped[:-1])

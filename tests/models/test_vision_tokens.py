@@ -1,10 +1,10 @@
 import pytest
 import torch
 from PIL import Image
-from tests.fixtures_models import PREPROCESSING, pictures
+from tests.fixtures_models import PREPROCESSING, pictures, tiny_model
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from fieldmark.models.vision_tokens import Preprocessing, VisionTokens
+from fieldmark.models.vision_tokens import Preprocessing, VisionTokens, VisionTower
 
 
 def make_tokens(grids=((1, 4, 4), (1, 2, 4), (1, 4, 2)), layers=2, width=3):
@@ -16,9 +16,7 @@ def make_tokens(grids=((1, 4, 4), (1, 2, 4), (1, 4, 2)), layers=2, width=3):
 
 @pytest.mark.parametrize("shape", [(16, 16), (24, 16)])
 def test_patches_equal_the_image_processor(shape):
-    images = torch.randint(
-        0, 256, (3, *shape, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
-    )
+    images = torch.randint(0, 256, (3, *shape, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     processor = Qwen2VLImageProcessorPil(
         do_resize=False,
         image_mean=PREPROCESSING.image_mean,
@@ -103,3 +101,23 @@ def test_unused_leaves_give_zeros_and_features_are_no_leaves():
 def test_half_precision_tokens_have_float32_leaves():
     tokens = VisionTokens(torch.zeros(4, 3, dtype=torch.bfloat16), (), torch.tensor([[1, 4, 4]]), 2)
     assert tokens.as_leaves().merged.dtype == torch.float32
+
+
+def test_the_tower_equals_transformers_own(monkeypatch):
+    """Merged tokens, DeepStack and gradients, though the patch projection is computed as a matrix product."""
+    theirs, ours = tiny_model().model.visual, tiny_model().model.visual
+    pixels = PREPROCESSING([pictures(2), pictures(1, 24)])
+    tower = VisionTower(ours, PREPROCESSING)
+    monkeypatch.setattr(torch.nn.functional, "conv3d", lambda *_: pytest.fail("the tower still convolves its patches"))
+    tokens = tower(pixels)
+    monkeypatch.undo()
+    output = theirs(pixels.pixel_values, grid_thw=pixels.grid_thw, return_dict=True)
+    expected = [output.pooler_output, *output.deepstack_features]
+    for a, b in zip((tokens.merged, *tokens.deepstack), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    (tokens.merged.square().sum() + tokens.deepstack[0].sum()).backward()
+    (expected[0].square().sum() + expected[1].sum()).backward()
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        if b.grad is not None:
+            assert (a.grad - b.grad).norm() <= 2e-5 * b.grad.norm(), name
+    assert list(ours.state_dict()) == list(theirs.state_dict())

@@ -47,9 +47,7 @@ def run(world, groups, **options):
     leaves = vision.as_leaves()
     generator, flat, chunks = torch.Generator().manual_seed(1), [], []
     for chunk in replay(backbone, leaves, groups, **options):
-        loss = sum(
-            (torch.randn(len(lp), generator=generator) * lp).sum() for group in chunk.logprobs for lp in group
-        )
+        loss = sum((torch.randn(len(lp), generator=generator) * lp).sum() for group in chunk.logprobs for lp in group)
         if loss.requires_grad:  # a chunk of prompts without pictures does not depend on the leaves
             loss.backward()
         flat += [lp.detach() for group in chunk.logprobs for lp in group]
@@ -161,9 +159,7 @@ def test_capturing_attention_changes_no_logprob(world):
         with_tap, tapped, _ = run(world, groups, method=method, attention_layer=1)
         without, plain, chunks = run(world, groups, method=method)
         assert chunks[0].attention is None
-        assert all(
-            torch.equal(a, b) for a, b in zip(with_tap + list(tapped), without + list(plain), strict=True)
-        )
+        assert all(torch.equal(a, b) for a, b in zip(with_tap + list(tapped), without + list(plain), strict=True))
 
 
 def test_the_language_model_gets_no_gradient_and_a_frozen_prompt_would_be_wrong(world):

@@ -38,5 +38,5 @@ class Reader(HTMLParser):
         self.open.pop()
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in ("style", "script"):
+        if not self.open or self.open[-1] not in ("style", "script"):
             self.texts.append(data)

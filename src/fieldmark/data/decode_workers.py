@@ -4,6 +4,7 @@ They are started with "spawn" and do not load torch, so that each is up in a fra
 spawn, a script that uses them must keep its work below ``if __name__ == "__main__":``.
 """
 
+import contextlib
 import multiprocessing
 import signal
 import threading
@@ -49,6 +50,7 @@ class DecodeWorkers:
         self._dead: dict[int, str] = {}
         self._dead_lock = threading.Lock()
         self._closed = False
+        self._collecting = True
         self._connections: list[Connection] = []
         self._processes = []
         for _ in range(workers):
@@ -104,12 +106,12 @@ class DecodeWorkers:
         """
         with self._condition:
             job = self._jobs[ticket]
-            self._condition.wait_for(lambda: not job.waiting or self._closed)
+            self._condition.wait_for(lambda: not job.waiting or not self._collecting)
             del self._jobs[ticket]
             if job.error is not None:
                 raise job.error
             if job.waiting:
-                raise RuntimeError("the loader was closed while a batch was under way")
+                raise RuntimeError("the loader was closed, or failed, while a batch was under way")
         return job.images
 
     def discard(self, ticket: int) -> None:
@@ -126,8 +128,8 @@ class DecodeWorkers:
             if self._closed:
                 return
             self._closed = True
-            self._condition.notify_all()
-        self._wake.send(None)
+        with contextlib.suppress(OSError):  # the thread has ended already
+            self._wake.send(None)
         if threading.current_thread() is not self._thread:  # a garbage collection may run anywhere
             self._thread.join(_PATIENCE)
         self._wake.close()
@@ -141,24 +143,30 @@ class DecodeWorkers:
             process.close()
 
     def _collect(self, wake: Connection) -> None:
-        """Runs in a thread of its own: takes what the workers send to the batches that wait for it."""
+        """Runs in a thread of its own until it is woken by `close`: takes what the workers send."""
         open_connections = {connection: w for w, connection in enumerate(self._connections)}
-        while True:
-            ready = wait([wake, *open_connections])
-            if wake in ready:
-                wake.close()
-                return
-            for connection in ready:
-                assert isinstance(connection, Connection)
-                w = open_connections[connection]
-                try:
-                    ticket, error, position = connection.recv()
-                    content = connection.recv_bytes() if error is None else b""
-                except (EOFError, OSError):
-                    del open_connections[connection]
-                    self._bury(w)
-                    continue
-                self._deliver(w, ticket, content, error, position)
+        try:
+            while wake not in (ready := wait([wake, *open_connections])):
+                for connection in ready:
+                    assert isinstance(connection, Connection)
+                    if not self._receive(connection, open_connections[connection]):
+                        del open_connections[connection]
+        finally:
+            wake.close()
+            with self._condition:  # whatever happened: nobody waits for ever
+                self._collecting = False
+                self._condition.notify_all()
+
+    def _receive(self, connection: Connection, w: int) -> bool:
+        """Takes one worker's part of a batch. Returns False if the worker is gone."""
+        try:
+            ticket, error, position = connection.recv()
+            content = connection.recv_bytes() if error is None else b""
+        except (EOFError, OSError):
+            self._bury(w)
+            return False
+        self._deliver(w, ticket, content, error, position)
+        return True
 
     def _deliver(self, w: int, ticket: int, content: bytes, error: BadImage | None, position: int) -> None:
         job = self._jobs[ticket]
@@ -218,6 +226,6 @@ def _serve(connection: Connection) -> None:
                     break
             else:
                 connection.send((ticket, None, -1))
-                connection.send_bytes(np.stack(pictures).data)
+                connection.send_bytes(np.stack(pictures).reshape(-1).data)  # flat: send_bytes counts by len()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return

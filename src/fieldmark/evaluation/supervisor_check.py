@@ -9,7 +9,7 @@ true descriptions are known — whether the policy gradient points where the tru
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ from fieldmark.data.samplers import Pair
 from fieldmark.models.backbone import Backbone
 from fieldmark.models.vision_tokens import VisionTokens
 from fieldmark.policy.adjudication import Adjudicator, RolloutConfig
-from fieldmark.policy.rollouts import PairType, RolloutGroup
+from fieldmark.policy.buffer import permute_rewards
+from fieldmark.policy.rollouts import PairType, Rollout, RolloutGroup
 from fieldmark.policy.update import ReplayConfig, backpropagate_policy
 
 
@@ -172,7 +173,7 @@ def check_supervisor(
             if config.gradients:
                 mixed = [g for g in judged if g.contributes]
                 parts["policy"].append(_tower_gradient(backbone, vision, mixed, rollouts, replay))
-                parts["permuted"].append(_tower_gradient(backbone, vision, [_shuffled(g, generator) for g in mixed], rollouts, replay))
+                parts["permuted"].append(_tower_gradient(backbone, vision, [permute_rewards(g, generator) for g in mixed], rollouts, replay))
                 if truth is not None:
                     known = [truth[i] for i in index]
                     references = adjudicator.reference(local, known, different, generator)
@@ -227,15 +228,8 @@ def _flat_gradient(backbone: Backbone) -> Tensor:
 
 
 def _global(group: RolloutGroup, index: Sequence[int]) -> RolloutGroup:
-    from dataclasses import replace
-
+    """The group with its pair counted in the whole collection."""
     return replace(group, pair=(index[group.pair[0]], index[group.pair[1]]))
-
-
-def _shuffled(group: RolloutGroup, generator: torch.Generator) -> RolloutGroup:
-    from fieldmark.policy.buffer import permute_rewards
-
-    return permute_rewards(group, generator)
 
 
 def _report(
@@ -245,7 +239,9 @@ def _report(
     decisive: Sequence[str] | None,
 ) -> PairTypeReport:
     rollouts = [r for g in groups for r in g.rollouts]
-    entropies, right, advantage = [], [], {True: [], False: []}  # type: ignore[var-annotated]
+    entropies: list[float] = []
+    right: list[bool] = []
+    advantage: dict[bool, list[float]] = {True: [], False: []}
     for group in groups:
         for item in (0, 1):
             for name in group.prompt.attributes:
@@ -282,7 +278,7 @@ def _report(
     )
 
 
-def _value(rollout, item: int, name: str) -> str:  # type: ignore[no-untyped-def]
+def _value(rollout: Rollout, item: int, name: str) -> str:
     span = rollout.verdict.descriptions[item].get(name)
     return "" if span is None else span.text.strip().lower()
 

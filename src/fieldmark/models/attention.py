@@ -53,16 +53,12 @@ def _tapped_attention(
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
-def _mean_attention(
-    query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, keep: int | None
-) -> Tensor:
+def _mean_attention(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, keep: int | None) -> Tensor:
     """(B, H, Q, d) and (B, H_kv, K, d) to the head-averaged probabilities (B, Q, K); one head at a time."""
     heads, groups = query.shape[1], query.shape[1] // key.shape[1]
     queries, keys = query.shape[2], key.shape[2]
     if mask is None:
-        mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)[
-            None, None
-        ]
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)[None, None]
     bias = (
         torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, float("-inf"))
         if mask.dtype == torch.bool
@@ -89,9 +85,7 @@ def capture_attention(backbone: Backbone, layer: int, keys: int | None = None) -
     """
     layers = backbone.decoder.layers
     if not -len(layers) <= layer < len(layers):
-        raise ValueError(
-            f"attention layer {layer} does not exist: the decoder has layers 0 to {len(layers) - 1}"
-        )
+        raise ValueError(f"attention layer {layer} does not exist: the decoder has layers 0 to {len(layers) - 1}")
     module = layers[layer].self_attn
     if getattr(module, "_fieldmark_tap", None) is not None:
         raise ValueError(f"layer {layer} is already being listened to")

@@ -66,9 +66,7 @@ class Backbone(nn.Module):
     def __init__(self, model: nn.Module, tokenizer: Any, preprocessing: Preprocessing) -> None:
         super().__init__()
         if not hasattr(model.model, "visual"):
-            raise ValueError(
-                f"{type(model).__name__} is not supported: its tower is not found under model.visual"
-            )
+            raise ValueError(f"{type(model).__name__} is not supported: its tower is not found under model.visual")
         config: Any = model.config
         vision, text = config.vision_config, config.get_text_config()
         for name, ours in (
@@ -120,9 +118,7 @@ class Backbone(nn.Module):
         if configured is None:
             configured = self.tokenizer.eos_token_id
         if configured is None:
-            raise ValueError(
-                "neither generation_config.json nor the tokenizer names an end-of-sequence token"
-            )
+            raise ValueError("neither generation_config.json nor the tokenizer names an end-of-sequence token")
         return tuple(configured) if isinstance(configured, (list, tuple)) else (int(configured),)
 
     def tower_parameters(self) -> Iterator[nn.Parameter]:
@@ -182,17 +178,13 @@ class Backbone(nn.Module):
         if padding_side not in ("left", "right"):
             raise ValueError(f"padding_side must be 'left' or 'right', got {padding_side!r}")
         if len(images) != len(prompts) or not prompts:
-            raise ValueError(
-                f"{len(prompts)} prompts, but pictures for {len(images)}: need one entry per prompt"
-            )
+            raise ValueError(f"{len(prompts)} prompts, but pictures for {len(images)}: need one entry per prompt")
         counts = vision.counts
         rows: list[list[int]] = []
         row_spans: list[list[range]] = []
         for number, (prompt, chosen) in enumerate(zip(prompts, images, strict=True)):
             if len(chosen) != prompt.num_images:
-                raise ValueError(
-                    f"prompt {number} has {prompt.num_images} placeholders, got {len(chosen)} pictures"
-                )
+                raise ValueError(f"prompt {number} has {prompt.num_images} placeholders, got {len(chosen)} pictures")
             row: list[int] = []
             spans: list[range] = []
             which = iter(chosen)
@@ -239,9 +231,7 @@ class Backbone(nn.Module):
         if flat:
             merged = vision.merged.index_select(0, index).to(embeds.dtype)
             embeds = embeds.masked_scatter(visual[..., None], merged)
-        deepstack = (
-            tuple(layer.index_select(0, index).to(embeds.dtype) for layer in vision.deepstack) if flat else ()
-        )
+        deepstack = tuple(layer.index_select(0, index).to(embeds.dtype) for layer in vision.deepstack) if flat else ()
         return PromptBatch(
             embeds,
             attention.to(self.device),
@@ -252,13 +242,9 @@ class Backbone(nn.Module):
             tuple(image_spans),
         )
 
-    def _positions(
-        self, ids: Tensor, attention: Tensor, visual: Tensor, grid: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _positions(self, ids: Tensor, attention: Tensor, visual: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
         if self.three_axes:
-            kinds = visual.to(
-                torch.int32
-            )  # 0 text, 1 picture; by place, so that a sampled image token is text
+            kinds = visual.to(torch.int32)  # 0 text, 1 picture; by place, so that a sampled image token is text
             positions, _ = self.model.model.get_rope_index(
                 ids, mm_token_type_ids=kinds, image_grid_thw=grid, attention_mask=attention.to(torch.int64)
             )
@@ -342,9 +328,7 @@ def causal_mask(real: Tensor, queries: int) -> Tensor:
     return ((other <= own) & real[:, None, None, :]) | (other == own)
 
 
-def load_backbone(
-    path: str | Path, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa"
-) -> Backbone:
+def load_backbone(path: str | Path, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa") -> Backbone:
     """Load a vision-language model from a local folder or the Hugging Face hub.
 
     Safetensors only, no remote code. Missing, unexpected or misshapen weights are errors that name them.

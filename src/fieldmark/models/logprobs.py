@@ -28,9 +28,7 @@ def token_logprobs(
     gradient; a head that is trained falls back to plain autograd and its memory.
     """
     if hidden.dim() != 2 or targets.shape != hidden.shape[:1]:
-        raise ValueError(
-            f"need hidden (n, D) and targets (n,), got {tuple(hidden.shape)} and {tuple(targets.shape)}"
-        )
+        raise ValueError(f"need hidden (n, D) and targets (n,), got {tuple(hidden.shape)} and {tuple(targets.shape)}")
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     if chunk_size is None:

@@ -39,8 +39,7 @@ class RetrievalEncoder(nn.Module):
             )
         if pooler.width != tower.model.config.out_hidden_size:
             raise ValueError(
-                f"the pooler takes tokens of width {pooler.width}, the tower gives "
-                f"{tower.model.config.out_hidden_size}"
+                f"the pooler takes tokens of width {pooler.width}, the tower gives {tower.model.config.out_hidden_size}"
             )
         self.tower = tower
         self.pooler = pooler
@@ -163,9 +162,7 @@ class RetrievalEncoder(nn.Module):
         encoder = cls(tower, pooler, config["image_size"])
         weights = load_file(folder / WEIGHTS_NAME)
         expected = encoder.state_dict()
-        problems = [f"missing {sorted(expected.keys() - weights.keys())[:8]}"] * bool(
-            expected.keys() - weights.keys()
-        )
+        problems = [f"missing {sorted(expected.keys() - weights.keys())[:8]}"] * bool(expected.keys() - weights.keys())
         problems += [f"unexpected {sorted(weights.keys() - expected.keys())[:8]}"] * bool(
             weights.keys() - expected.keys()
         )

@@ -65,19 +65,13 @@ def sample(
     if not prompts:
         return []
     if num_samples < 1 or max_new_tokens < 1:
-        raise ValueError(
-            f"num_samples and max_new_tokens must be positive, got {num_samples} and {max_new_tokens}"
-        )
+        raise ValueError(f"num_samples and max_new_tokens must be positive, got {num_samples} and {max_new_tokens}")
     if temperature < 0 or not 0 < top_p <= 1:
         raise ValueError(f"need temperature >= 0 and 0 < top_p <= 1, got {temperature} and {top_p}")
     device, count, branches = backbone.device, len(prompts), num_samples
-    stops = torch.tensor(
-        list(backbone.stop_ids if stop_ids is None else stop_ids), dtype=torch.int64, device=device
-    )
+    stops = torch.tensor(list(backbone.stop_ids if stop_ids is None else stop_ids), dtype=torch.int64, device=device)
     tracked = torch.tensor(list(tracked_ids), dtype=torch.int64, device=device)
-    uniforms = torch.rand(count * branches, max_new_tokens, generator=generator, dtype=torch.float64).to(
-        device
-    )
+    uniforms = torch.rand(count * branches, max_new_tokens, generator=generator, dtype=torch.float64).to(device)
 
     batch = backbone.embed(prompts, vision.detach(), images, reserve=max_new_tokens)
     cache = Cache(layers=[_GrowingLayer(max_new_tokens * branches) for _ in range(backbone.num_layers)])
@@ -176,9 +170,7 @@ def _draw(
     log_probability = ((values - normaliser).gather(-1, chosen) - mass.log().float())[:, 0]
     wider = cumulative[:, -1] < top_p
     if not everything and bool(wider.any()):
-        token[wider], log_probability[wider] = _draw(
-            logits[wider], uniform[wider], temperature, top_p, candidates * 8
-        )
+        token[wider], log_probability[wider] = _draw(logits[wider], uniform[wider], temperature, top_p, candidates * 8)
     return token, log_probability
 
 
@@ -194,17 +186,13 @@ class _GrowingLayer(DynamicLayer):
         self._buffers: tuple[Tensor, Tensor] | None = None
         self._length = 0
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self._length + key_states.shape[2]
         if self._buffers is None or end > self._buffers[0].shape[2]:
             room = end + max(self._room, end // 2)
-            grown = tuple(
-                new.new_empty(*new.shape[:2], room, new.shape[3]) for new in (key_states, value_states)
-            )
+            grown = tuple(new.new_empty(*new.shape[:2], room, new.shape[3]) for new in (key_states, value_states))
             if self._buffers is not None:
                 for old, new in zip(self._buffers, grown, strict=True):
                     new[:, :, : self._length] = old[:, :, : self._length]

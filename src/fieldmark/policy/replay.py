@@ -92,15 +92,11 @@ def replay(
     for start in range(0, len(groups), prompts_per_chunk):
         chunk = groups[start : start + prompts_per_chunk]
         with (
-            (
-                capture_attention(backbone, attention_layer) if attention_layer is not None else nullcontext()
-            ) as tap,
+            capture_attention(backbone, attention_layer) if attention_layer is not None else nullcontext() as tap,
             _checkpointing(backbone.decoder) if checkpoint else nullcontext(),
         ):
             logprobs, attention, batch = run(backbone, vision, chunk, temperature, tap)
-        yield ReplayChunk(
-            range(start, start + len(chunk)), logprobs, attention, _unpadded_spans(batch, len(chunk))
-        )
+        yield ReplayChunk(range(start, start + len(chunk)), logprobs, attention, _unpadded_spans(batch, len(chunk)))
 
 
 # What the three ways return: log-probs and attention per group and completion, and a batch with the prompts'
@@ -117,9 +113,7 @@ def _prefix(
     tap: AttentionTap | None,
 ) -> _Result:
     sizes, ids, real = _completion_rows(groups, backbone.device)
-    batch = backbone.embed(
-        [g.prompt for g in groups], vision, [g.images for g in groups], reserve=ids.shape[1]
-    )
+    batch = backbone.embed([g.prompt for g in groups], vision, [g.images for g in groups], reserve=ids.shape[1])
     width = batch.attention_mask.shape[1]
     cache = DynamicCache()
     last = backbone.decode_prompts(batch, cache)[:, -1]
@@ -127,25 +121,19 @@ def _prefix(
     for layer in cache.layers:
         # One size for all groups repeats by expanding, whose backward is a plain sum; else rows are gathered.
         layer.keys, layer.values = (
-            states.repeat_interleave(sizes[0], dim=0)
-            if len(set(sizes)) == 1
-            else states.index_select(0, row_of)
+            states.repeat_interleave(sizes[0], dim=0) if len(set(sizes)) == 1 else states.index_select(0, row_of)
             for states in (layer.keys, layer.values)
         )
     positions = batch.next_position[row_of][:, None] + torch.arange(ids.shape[1], device=ids.device)
     mask = causal_mask(torch.cat([batch.attention_mask[row_of], real], dim=1), ids.shape[1])
-    hidden = backbone.decode(
-        backbone.token_embeddings(ids), backbone.text_positions(positions), mask, cache=cache
-    )
+    hidden = backbone.decode(backbone.token_embeddings(ids), backbone.text_positions(positions), mask, cache=cache)
     # The first token of each completion is predicted by its prompt's last position.
     predicting = torch.cat([last[row_of][:, None], hidden[:, :-1]], dim=1)
     logprobs = _nested_logprobs(backbone, predicting[real], ids[real], groups, temperature)
     attention = None
     if tap is not None:
         heard = tap.probabilities[-1][:, :, :width]
-        attention = _nested_rows(
-            groups, lambda row, group, length: heard[row, :length, width - batch.lengths[group] :]
-        )
+        attention = _nested_rows(groups, lambda row, group, length: heard[row, :length, width - batch.lengths[group] :])
     return logprobs, attention, batch
 
 

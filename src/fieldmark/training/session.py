@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fieldmark.data.collection import LabelledImages, load_collection, screen_images
+from fieldmark.data.fieldguide.world import read_attributes
 from fieldmark.data.loader import Augmentation, Batch, ImageLoader
 from fieldmark.data.samplers import ClassBalancedBatches
 from fieldmark.data.splits import ClassSplit, split_classes
@@ -199,7 +200,5 @@ def attributes_of(images: LabelledImages) -> list[dict[str, str]]:
     Raises:
         ValueError: if the collection does not know them.
     """
-    from fieldmark.data.fieldguide.world import read_attributes
-
     known = read_attributes(images.root)
     return [known[one] for one in images.ids]

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import resvg_py
@@ -50,7 +51,7 @@ def take_picture(
     return Picture(_photograph(image, nuisance, rng), (mask.astype(np.int64) + 10).astype(np.uint8) // 20)
 
 
-def _render(svg: str, size: int, quality: str) -> np.ndarray:
+def _render(svg: str, size: int, quality: Literal["geometric_precision", "crisp_edges"]) -> np.ndarray:
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, shape_rendering=quality, skip_system_fonts=True))
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
