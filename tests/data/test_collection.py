@@ -92,7 +92,12 @@ def test_nested_class_folders_are_refused(write_pictures: Writer) -> None:
 def test_split_folders(write_pictures: Writer) -> None:
     root = write_pictures("train/b/1.png", "train/a/1.png", "val/a/2.png", "test/c/1.png")
     images = load_collection(root)
-    assert names(images) == [("train/a/1.png", "a"), ("val/a/2.png", "a"), ("train/b/1.png", "b"), ("test/c/1.png", "c")]
+    assert names(images) == [
+        ("train/a/1.png", "a"),
+        ("val/a/2.png", "a"),
+        ("train/b/1.png", "b"),
+        ("test/c/1.png", "c"),
+    ]
     assert images.splits == ("train", "validation", "train", "test")
     assert names(load_collection(root, "train")) == [("train/a/1.png", "a"), ("train/b/1.png", "b")]
     assert names(load_collection(root, "val")) == names(load_collection(root, "validation")) == [("val/a/2.png", "a")]
@@ -123,7 +128,15 @@ def test_a_fieldguide_collection(write_pictures: Writer) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ['["s1"]', '{"train": ["a"]}', '{"train": ["a"], "test": "b"}', '{"train": [1], "test": []}', "{", '{"train": [], "test": [], "x": []}']
+    "content",
+    [
+        '["s1"]',
+        '{"train": ["a"]}',
+        '{"train": ["a"], "test": "b"}',
+        '{"train": [1], "test": []}',
+        "{",
+        '{"train": [], "test": [], "x": []}',
+    ],
 )
 def test_a_damaged_split_file_is_refused(content: str, birds: Path) -> None:
     (birds / "split.json").write_text(content)
@@ -167,7 +180,9 @@ def test_imagefolder(kind: str, write_pictures: Writer) -> None:
     images = load_collection(root)
     assert names(images) == [("2.png", "dove"), ("sub/1.png", "wren")]
     assert images.sources[1] == FileSource(root / "sub/1.png")
-    assert [(entry.name, entry.reason) for entry in images.ignored] == [("unlisted.png", f"not listed in metadata.{kind}")]
+    assert [(entry.name, entry.reason) for entry in images.ignored] == [
+        ("unlisted.png", f"not listed in metadata.{kind}")
+    ]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -203,7 +218,9 @@ def test_splits_of_one_metadata_file(write_pictures: Writer) -> None:
     assert load_collection(root).splits == ("test", "validation")
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "a/../../secret.png", "/etc/passwd", "..\\secret.png", "C:\\x.png", "x\0.png"])
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "a/../../secret.png", "/etc/passwd", "..\\secret.png", "C:\\x.png", "x\0.png"]
+)
 def test_names_in_metadata_cannot_leave_the_root(name: str, write_pictures: Writer) -> None:
     root = write_pictures("1.png")
     write_pictures("secret.png", root=".")
@@ -215,8 +232,14 @@ def test_names_in_metadata_cannot_leave_the_root(name: str, write_pictures: Writ
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"file_name": "1.png", "label": "a"}\n{"file_name": "1.png", "label": "b"}', r":2: '1\.png' is listed already in line 1"),
-        ('{"file_name": "1.png", "label": "a"}\n{"file_name": "9.png", "label": "b"}', r"1 files that do not exist, first 9\.png"),
+        (
+            '{"file_name": "1.png", "label": "a"}\n{"file_name": "1.png", "label": "b"}',
+            r":2: '1\.png' is listed already in line 1",
+        ),
+        (
+            '{"file_name": "1.png", "label": "a"}\n{"file_name": "9.png", "label": "b"}',
+            r"1 files that do not exist, first 9\.png",
+        ),
         ('{"file_name": "1.png", "label": null}', r":1: file_name or 'label' is missing or empty"),
         ('{"label": "a"}', r":1: file_name or 'label' is missing"),
         ('{"file_name": "1.png", "label": "a", "class": "b"}', r"has the candidates label, class"),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from fieldmark.data.decode import BadImage, DecodeLimits, decode_image, decode_picture
+from fieldmark.data.decode import DEFAULT_LIMITS, BadImage, DecodeLimits, decode_image, decode_picture
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -28,7 +28,7 @@ def colourful(width: int = 40, height: int = 30) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def pixels_of(source: Path | bytes, limits: DecodeLimits = DecodeLimits()) -> np.ndarray:
+def pixels_of(source: Path | bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
     image = decode_image(source, limits)
     assert image.mode == "RGB"
     return np.asarray(image)
@@ -98,9 +98,7 @@ def test_sixteen_bit_grey_is_divided_by_257() -> None:
 
 def test_sixteen_bit_grey_of_a_portable_map() -> None:
     values = np.array([[0, 25700, 65535]], dtype=">u2")
-    np.testing.assert_array_equal(
-        pixels_of(b"P5\n3 1\n65535\n" + values.tobytes())[0, :, 0], [0, 100, 255]
-    )
+    np.testing.assert_array_equal(pixels_of(b"P5\n3 1\n65535\n" + values.tobytes())[0, :, 0], [0, 100, 255])
 
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:
@@ -298,9 +296,7 @@ def zip_of(content: bytes) -> bytes:
     ],
 )
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
-def test_what_is_no_picture_is_refused_with_its_reason(
-    content: bytes, reason: str, name: str, tmp_path: Path
-) -> None:
+def test_what_is_no_picture_is_refused_with_its_reason(content: bytes, reason: str, name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(BadImage, match=reason) as caught:

@@ -45,8 +45,7 @@ def batches(step: int) -> list[int]:
 
 def equal(one: Batch, two: Batch) -> bool:
     return all(
-        torch.equal(a, b)
-        for a, b in ((one.images, two.images), (one.labels, two.labels), (one.indices, two.indices))
+        torch.equal(a, b) for a, b in ((one.images, two.images), (one.labels, two.labels), (one.indices, two.indices))
     )
 
 
@@ -152,9 +151,7 @@ def test_a_small_collection_is_decoded_once(
 ) -> None:
     needed = 24 * (500 * 400 if augmentation else 16 * 16) * 3
     plain = [ImageLoader(images, 16, batches, augmentation=augmentation).load(s) for s in range(24)]
-    with ImageLoader(
-        images, 16, batches, augmentation=augmentation, workers=workers, cache_bytes=needed
-    ) as loader:
+    with ImageLoader(images, 16, batches, augmentation=augmentation, workers=workers, cache_bytes=needed) as loader:
         assert all_equal(loader.iterate(0, 24), plain)
         for name in images.ids:
             (images.root / name).unlink()
@@ -253,11 +250,11 @@ def test_a_loader_that_is_forgotten_ends_its_workers(images: LabelledImages) -> 
 
 
 SCRIPT = """
-import sys
-from pathlib import Path
-from fieldmark.data.collection import load_collection
-from fieldmark.data.loader import ImageLoader
 {guard}
+    import sys
+    from pathlib import Path
+    from fieldmark.data.collection import load_collection
+    from fieldmark.data.loader import ImageLoader
     loader = ImageLoader(load_collection(Path(sys.argv[1])), 16, lambda step: [step % 24], workers=1)
     print(next(loader.iterate(0)).images.shape)
     raise SystemExit(3)  # without closing anything
@@ -278,7 +275,7 @@ def test_a_script_that_ends_or_forgets_the_guard_does_not_hang(
         [sys.executable, str(script), str(birds)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env={**os.environ, "PYTHONPATH": str(source)},
     )
     assert done.returncode == code, done.stderr

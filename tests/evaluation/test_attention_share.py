@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.fixtures_models import tiny_backbone
 
 from fieldmark.data.collection import LabelledImages, load_collection
 from fieldmark.data.fieldguide.drawing import PARTS
@@ -17,7 +18,6 @@ from fieldmark.evaluation.attention_share import (
 )
 from fieldmark.models.pooler import build_pooler
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
-from tests.fixtures_models import tiny_backbone
 
 
 def coverage_by_loops(mask: np.ndarray, grid: tuple[int, int], num_parts: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.fixtures_models import tiny_backbone
 
 from fieldmark.data.collection import FileSource, LabelledImages, load_collection
 from fieldmark.data.fieldguide.world import FieldguideConfig, write_fieldguide
@@ -15,9 +16,8 @@ from fieldmark.data.splits import split_classes
 from fieldmark.models.pooler import PoolerKind, build_pooler
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
 from fieldmark.models.sampling import Completion
-from tests.fixtures_models import tiny_backbone
 
-EVIL = '<script>alert("x")</script> & \'Co\''
+EVIL = "<script>alert(\"x\")</script> & 'Co'"
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ VOID = {"br", "hr", "img", "input", "link", "meta", "wbr"}
 
 
 class Reader(HTMLParser):
-    """All tags with their attributes, in order; raises AssertionError where elements are not closed in order."""
+    """All tags with their attributes, in order; raises AssertionError where elements are not closed in
+    order."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)

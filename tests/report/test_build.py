@@ -1,4 +1,5 @@
-"""The whole report: self-contained, well-formed, escaped, the same bytes for the same input, whatever is missing."""
+"""The whole report: self-contained, well-formed, escaped, the same bytes for the same input, whatever is
+missing."""
 
 import json
 import re
@@ -7,28 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fixtures_models import tiny_backbone
+from tests.report.conftest import EVIL, completions, make_encoder, write_log
+from tests.report.reading import Reader
 
 from fieldmark.data.collection import LabelledImages
 from fieldmark.models.sampling import Completion
 from fieldmark.policy import adjudication
 from fieldmark.policy.adjudication import RolloutConfig
 from fieldmark.report import MethodReport, Report, ReportSizes, build_report
-from tests.fixtures_models import tiny_backbone
-from tests.report.conftest import EVIL, completions, make_encoder, write_log
-from tests.report.reading import Reader
 
 SECTIONS = ["result", "gallery", "shares", "attention", "supervisor", "completions", "training", "settings"]
+NMI = {"nmi": 0.5, "nmi_std": 0.01}  # given, so that no k-means is run
 SIZES = ReportSizes(differing_queries=2, agreeing_queries=1, attention_pictures=2, pairs=3, picture_pixels=32)
 
 
 def methods(folder: Path) -> list[MethodReport]:
     make_encoder(seed=2).save_pretrained(folder / "saved")
     return [
-        MethodReport("untrained", "Untrained", "start", "As it is.", make_encoder("mean")),
-        MethodReport("base", "Base", "baseline", "", make_encoder(seed=1), log=write_log(folder / "b.jsonl")),
-        MethodReport("ours", f"Ours {EVIL}", "method", EVIL, folder / "saved",
+        MethodReport("untrained", "Untrained", "start", "As it is.", make_encoder("mean"), NMI),
+        MethodReport("base", "Base", "baseline", "", make_encoder(seed=1), NMI, log=write_log(folder / "b.jsonl")),
+        MethodReport("ours", f"Ours {EVIL}", "method", EVIL, folder / "saved", NMI,
                      log=write_log(folder / "o.jsonl", reward=0.03, mixed=0.01)),
-        MethodReport("shuffled", "Shuffled", "control", "", make_encoder("max", seed=3)),
+        MethodReport("shuffled", "Shuffled", "control", "", make_encoder("max", seed=3), NMI),
         MethodReport("top", "Top", "ceiling", "", None, {"recall_at_1": 0.5}),
     ]  # fmt: skip
 
@@ -76,11 +78,13 @@ def full(world: LabelledImages, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 
 def test_everything_is_there_and_nothing_is_loaded(full: tuple[Report, Path]) -> None:
-    report, path = full
+    _, path = full
     text = path.read_text(encoding="utf-8")
     reader = Reader(text)
     assert [a["id"] for tag, a in reader.tags if tag == "section"] == SECTIONS
-    assert not re.search(r"https?:|//[\w.]+\.\w", re.sub(r"data:[^\"]*", "", text).split("</style>")[1].split("<script>")[0])
+    assert not re.search(
+        r"https?:|//[\w.]+\.\w", re.sub(r"data:[^\"]*", "", text).split("</style>")[1].split("<script>")[0]
+    )
     for tag, attributes in reader.tags:
         for name in ("src", "href"):
             assert name not in attributes or attributes[name].startswith(("data:", "#")), (tag, attributes)
@@ -124,7 +128,7 @@ def test_right_and_wrong_are_told_by_sign_as_well_as_by_colour(full: tuple[Repor
 
 
 def test_completions_show_reward_advantage_and_disagreement(full: tuple[Report, Path]) -> None:
-    report, path = full
+    _, path = full
     text = path.read_text(encoding="utf-8")
     said = text[text.index('id="completions"') : text.index('id="training"')]
     assert said.count('<li class="rollout">') == SIZES.pairs * 4
@@ -166,7 +170,7 @@ def test_figures_alone_make_a_report(plain: LabelledImages, tmp_path: Path) -> N
 
 
 def test_a_supervisor_that_says_nothing_readable_is_shown_as_such(plain: LabelledImages, tmp_path: Path) -> None:
-    one = MethodReport("only", "Only", "method", "", make_encoder())
+    one = MethodReport("only", "Only", "method", "", make_encoder(), NMI)
     rollouts = RolloutConfig(vocabulary="fieldguide", attributes_per_prompt=1, group_size=2, max_new_tokens=3)
     sizes = ReportSizes(pairs=1, attention_pictures=1, picture_pixels=16)
     report = Report("T", "", [one], plain, supervisor=supervisor(), rollouts=rollouts, sizes=sizes)

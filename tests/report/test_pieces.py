@@ -3,13 +3,13 @@
 import itertools
 
 import pytest
+from tests.report.reading import Reader
 
 from fieldmark.report.charts import BarRow, Curve, IntervalRow, interval_chart, line_chart, running_mean, stacked_bars
 from fieldmark.report.html import Html, breakable, el, escape, join, number
 from fieldmark.report.measure import signed
 from fieldmark.report.page import page, settings_section
 from fieldmark.report.svg import Scale, padded, spread, tick_text, ticks
-from tests.report.reading import Reader
 
 EVIL = '<script>alert("x")</script>\' onload=x \x00\x1b\u202e\ud800'
 

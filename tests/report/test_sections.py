@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.fixtures_models import tiny_tokenizer
+from tests.report.conftest import completions, make_encoder
+from tests.report.reading import Reader
 
 from fieldmark.data.collection import LabelledImages
 from fieldmark.policy.rollouts import RolloutGroup, build_group, build_prompt
@@ -20,9 +23,6 @@ from fieldmark.report.interview import choose_groups, described, draw_pairs
 from fieldmark.report.measure import measure
 from fieldmark.report.pictures import heat_overlay, heat_uri
 from fieldmark.report.results import result_section
-from tests.fixtures_models import tiny_tokenizer
-from tests.report.conftest import completions, make_encoder
-from tests.report.reading import Reader
 
 # ---- gallery
 
@@ -114,9 +114,7 @@ def test_only_values_that_differ_between_completions_disagree() -> None:
 def test_marks_stand_exactly_around_their_characters() -> None:
     text = "a <b> & c"
     found = marked(text, [(2, 5, "differs", "x"), (4, 7, "value", "overlaps"), (6, 7, "value", None)])
-    assert found == (
-        'a <mark class="differs" title="x">&lt;b&gt;</mark> <span class="value">&amp;</span> c'
-    )
+    assert found == ('a <mark class="differs" title="x">&lt;b&gt;</mark> <span class="value">&amp;</span> c')
     assert "".join(Reader(found).texts) == text
     assert marked(text, [(5, 99, "value", None)]) == "a &lt;b&gt; &amp; c"
 
@@ -204,9 +202,16 @@ def row(name: str, role: str, **options: object) -> MethodReport:
 def test_sentences_say_what_the_intervals_allow(world: LabelledImages) -> None:
     encoder, other = make_encoder(seed=0), make_encoder(seed=3, kind="mean")
     report = Report(
-        "t", "i", [row("base", "baseline", encoder=encoder), row("ours", "method", encoder=encoder),
-                   row("shuffled", "control", encoder=other), row("top", "ceiling", results={"recall_at_1": 0.9})], world,
-    )  # fmt: skip
+        "t",
+        "i",
+        [
+            row("base", "baseline", encoder=encoder, results={"nmi": 0.5}),
+            row("ours", "method", encoder=encoder, results={"nmi": 0.5}),
+            row("shuffled", "control", encoder=other, results={"nmi": 0.5}),
+            row("top", "ceiling", results={"recall_at_1": 0.9}),
+        ],
+        world,
+    )
     measured = measure(report)
     text = Reader(result_section(report, measured).body).text
     assert "not distinguishable: ±0.0 points (±0.0 to ±0.0)" in " ".join(text.split())
@@ -232,10 +237,12 @@ def test_ceilings_do_not_compete_and_controls_do(plain: LabelledImages) -> None:
 
 def test_figures_of_another_test_set_are_remarked_on(plain: LabelledImages) -> None:
     encoder = make_encoder()
-    report = Report("t", "i", [row("ours", "method", encoder=encoder, results={"recall_at_1": 0.99})], plain)
+    report = Report(
+        "t", "i", [row("ours", "method", encoder=encoder, results={"recall_at_1": 0.99, "nmi": 0.5})], plain
+    )
     (measured,) = measure(report)
     assert "another test set or another encoder" in measured.remark
-    honest = replace(report.methods[0], results={"recall_at_1": measured.result.recall_at_k[1]})  # type: ignore[union-attr]
+    honest = replace(report.methods[0], results={"recall_at_1": measured.result.recall_at_k[1], "nmi": 0.5})  # type: ignore[union-attr]
     assert measure(replace(report, methods=[honest]))[0].remark == ""
 
 

@@ -79,9 +79,7 @@ class DecodeLimits:
 
     def __post_init__(self) -> None:
         if self.max_bytes < 1 or self.max_pixels < 1:
-            raise ValueError(
-                f"limits must be at least 1; got max_bytes={self.max_bytes}, max_pixels={self.max_pixels}"
-            )
+            raise ValueError(f"limits must be at least 1; got max_bytes={self.max_bytes}, max_pixels={self.max_pixels}")
         ceiling = Image.MAX_IMAGE_PIXELS
         if ceiling is not None and self.max_pixels > 2 * ceiling:
             raise ValueError(

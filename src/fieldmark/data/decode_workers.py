@@ -68,9 +68,7 @@ class DecodeWorkers:
             except OSError:
                 self._bury(w)
         self._wake, wake_end = context.Pipe()
-        self._thread = threading.Thread(
-            target=self._collect, args=(wake_end,), daemon=True, name="fieldmark-collect"
-        )
+        self._thread = threading.Thread(target=self._collect, args=(wake_end,), daemon=True, name="fieldmark-collect")
         self._thread.start()
 
     def submit(self, step: int, indices: Sequence[int]) -> int:

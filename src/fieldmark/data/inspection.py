@@ -174,10 +174,7 @@ def inspect_collection(
         ValueError: there is no collection at `path`.
     """
     collection = load_collection(path, image_column=image_column, label_column=label_column, limits=limits)
-    examined = [
-        one
-        for _, one in map_indices(partial(_examine, collection), len(collection), workers, progress)
-    ]
+    examined = [one for _, one in map_indices(partial(_examine, collection), len(collection), workers, progress)]
     good = [i for i, one in enumerate(examined) if one.bad is None]
     per_class = np.bincount(collection.labels[good], minlength=collection.num_classes)
     names = collection.class_names
@@ -195,12 +192,8 @@ def inspect_collection(
         single_image_classes=tuple(name for name, n in zip(names, per_class, strict=True) if n == 1),
         empty_classes=tuple(name for name, n in zip(names, per_class, strict=True) if n == 0),
         duplicates=_duplicates(collection, [(i, examined[i].digest) for i in good]),
-        bad=tuple(
-            OddFile(collection.ids[i], one.bad) for i, one in enumerate(examined) if one.bad is not None
-        ),
-        notable=tuple(
-            OddFile(collection.ids[i], "; ".join(one.notes)) for i, one in enumerate(examined) if one.notes
-        ),
+        bad=tuple(OddFile(collection.ids[i], one.bad) for i, one in enumerate(examined) if one.bad is not None),
+        notable=tuple(OddFile(collection.ids[i], "; ".join(one.notes)) for i, one in enumerate(examined) if one.notes),
         ignored=tuple(OddFile(entry.name, entry.reason) for entry in collection.ignored),
     )
 

@@ -28,7 +28,39 @@ METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 # Files with these endings are taken as pictures; those that turn out not to be readable are then reported as bad
 # files instead of being overlooked. Files with other endings are taken if they begin like a picture.
 _PICTURE_SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".heic", ".heif", ".jxl", ".svg", ".psd", ".eps", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"]
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".apng",
+        ".gif",
+        ".webp",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".avif",
+        ".jp2",
+        ".j2k",
+        ".heic",
+        ".heif",
+        ".jxl",
+        ".svg",
+        ".psd",
+        ".eps",
+        ".dng",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".raw",
+    ]
 )
 _HOUSEKEEPING = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir"})
 
@@ -42,9 +74,7 @@ class _Columns:
     label: str | None
 
 
-def list_collection(
-    root: Path, *, image_column: str | None = None, label_column: str | None = None
-) -> Listing:
+def list_collection(root: Path, *, image_column: str | None = None, label_column: str | None = None) -> Listing:
     """Recognises the layout at `root` and lists it.
 
     Tried in this order: parquet (`root` itself, or files in `root` or `root/data`); imagefolder (metadata.csv or
@@ -105,8 +135,7 @@ def _list_folder(root: Path, prefix: str, split: str, columns: _Columns) -> List
     splits = [SPLIT_NAMES.get(folder.name.lower(), "") for folder in folders]
     if not split and folders and all(splits) and all(_holds_collection(folder) for folder in folders):
         parts = [
-            _list_folder(folder, f"{folder.name}/", name, columns)
-            for folder, name in zip(folders, splits, strict=True)
+            _list_folder(folder, f"{folder.name}/", name, columns) for folder, name in zip(folders, splits, strict=True)
         ]
         loose = [Ignored(e.name, "outside of the split folders") for e in _entries(root) if not e.is_dir()]
         return _merge(parts, [entry for entry in loose if entry.name != SPLIT_FILE])
@@ -203,9 +232,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     return entry.is_file() and _is_picture(entry.path)
 
 
-def _list_imagefolder(
-    root: Path, metadata: Path, prefix: str, split: str, label_column: str | None
-) -> Listing:
+def _list_imagefolder(root: Path, metadata: Path, prefix: str, split: str, label_column: str | None) -> Listing:
     records: list[Record] = []
     first_seen: dict[str, int] = {}
     missing: list[str] = []
@@ -220,7 +247,9 @@ def _list_imagefolder(
         name, label = str(row["file_name"]), row[column]
         path = confined(root, name)
         if path is None:
-            raise ValueError(f"{metadata}:{line}: file_name {name!r} leads out of {root}: use relative names without ..")
+            raise ValueError(
+                f"{metadata}:{line}: file_name {name!r} leads out of {root}: use relative names without .."
+            )
         name = os.path.normpath(name).replace(os.sep, "/")
         if name in first_seen:
             raise ValueError(f"{metadata}:{line}: {name!r} is listed already in line {first_seen[name]}")
@@ -256,7 +285,9 @@ def _metadata_rows(metadata: Path) -> Iterator[tuple[int, dict[str, object]]]:
                 reader = csv.DictReader(file)
                 for row in reader:
                     if None in row or None in row.values():
-                        raise ValueError(f"{metadata}:{reader.line_num}: the number of columns differs from the header's")
+                        raise ValueError(
+                            f"{metadata}:{reader.line_num}: the number of columns differs from the header's"
+                        )
                     yield reader.line_num, dict(row)
                 return
             for number, line in enumerate(file, 1):

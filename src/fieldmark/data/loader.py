@@ -91,9 +91,7 @@ class ImageLoader:
         self._prefetch = prefetch
         self._reader = PictureReader(collection, image_size, augmentation, seed, cache_bytes)
         # With workers, what is kept is kept there: `load` reads anew.
-        self._own_reader = (
-            PictureReader(collection, image_size, augmentation, seed, 0) if workers else self._reader
-        )
+        self._own_reader = PictureReader(collection, image_size, augmentation, seed, 0) if workers else self._reader
         self._workers: DecodeWorkers | None = None
         self._closed = False
 
@@ -195,9 +193,7 @@ class ImageLoader:
         )
 
 
-def load_all(
-    collection: LabelledImages, image_size: int, workers: int = 0, batch_size: int = 64
-) -> Iterator[Batch]:
+def load_all(collection: LabelledImages, image_size: int, workers: int = 0, batch_size: int = 64) -> Iterator[Batch]:
     """Every picture once, in order and without augmentation: for evaluation. The last batch may be smaller.
 
     Errors as in `ImageLoader`. Nothing is kept in memory. The workers end with the iterator.

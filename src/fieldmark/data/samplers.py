@@ -39,9 +39,7 @@ class ClassBalancedBatches:
         if images_per_class < 2:
             raise ValueError(f"images_per_class must be at least 2 (a positive is needed), got {images_per_class}")
         if batch_size < images_per_class or batch_size % images_per_class:
-            raise ValueError(
-                f"batch_size must be a multiple of images_per_class={images_per_class}, got {batch_size}"
-            )
+            raise ValueError(f"batch_size must be a multiple of images_per_class={images_per_class}, got {batch_size}")
         by_class = [np.flatnonzero(known == c) for c in np.unique(known)]
         self.left_out: tuple[int, ...] = tuple(int(known[own[0]]) for own in by_class if len(own) < 2)
         """Classes with a single picture."""
@@ -86,9 +84,7 @@ class ClassBalancedBatches:
         """int64 (batches per epoch, B)."""
         rng = np.random.default_rng([self._seed, epoch])
         m = self._images_per_class
-        groups = [
-            np.resize(rng.permutation(own), (count, m)) for own, count in zip(self._by_class, self._groups)
-        ]
+        groups = [np.resize(rng.permutation(own), (count, m)) for own, count in zip(self._by_class, self._groups)]
         left = self._groups.copy()
         batches = []
         for _ in range(self.batches_per_epoch):

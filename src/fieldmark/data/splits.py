@@ -56,9 +56,7 @@ def split_classes(
     if parts is None or "validation" not in parts:
         training, validation = _draw_validation(training, validation_fraction, seed)
     _check(collection, training, validation, test)
-    return ClassSplit(
-        collection.of_classes(training), collection.of_classes(validation), collection.of_classes(test)
-    )
+    return ClassSplit(collection.of_classes(training), collection.of_classes(validation), collection.of_classes(test))
 
 
 def _round(value: float) -> int:
@@ -78,9 +76,7 @@ def _file_parts(collection: LabelledImages) -> dict[str, list[int]] | None:
             f"{collection.root / SPLIT_FILE} does not say where {len(unknown)} classes belong, first "
             f"{', '.join(unknown[:5])}: add them, or remove the file to split by train_fraction"
         )
-    return {
-        part: [i for i, name in enumerate(collection.class_names) if part_of[name] == part] for part in names
-    }
+    return {part: [i for i, name in enumerate(collection.class_names) if part_of[name] == part] for part in names}
 
 
 def _draw_validation(training: list[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
@@ -98,8 +94,7 @@ def _check(collection: LabelledImages, training: list[int], validation: list[int
     )
     if len(training) < 2:
         raise ValueError(
-            f"{found}. Training needs at least 2: give more classes, a larger train_fraction, or "
-            "validation_fraction=0"
+            f"{found}. Training needs at least 2: give more classes, a larger train_fraction, or validation_fraction=0"
         )
     if len(validation) == 1 or len(test) == 1:
         raise ValueError(

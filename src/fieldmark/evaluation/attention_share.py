@@ -65,9 +65,7 @@ class AttentionShare:
         wanted = PART_GROUPS.get(name, (name,))
         unknown = [part for part in wanted if part not in self.parts]
         if unknown:
-            raise ValueError(
-                f"unknown part {unknown[0]!r}; choose from {', '.join((*PART_GROUPS, *self.parts))}"
-            )
+            raise ValueError(f"unknown part {unknown[0]!r}; choose from {', '.join((*PART_GROUPS, *self.parts))}")
         return [self.parts.index(part) for part in wanted]
 
 
@@ -88,19 +86,13 @@ def part_coverage(masks: Tensor, grid: tuple[int, int], num_parts: int) -> Tenso
     """
     rows, columns = grid
     if masks.ndim != 3 or masks.is_floating_point() or masks.numel() == 0 or min(rows, columns) < 1:
-        raise ValueError(
-            f"masks must be integers (n, H, W) and the grid positive, got {tuple(masks.shape)} and {grid}"
-        )
+        raise ValueError(f"masks must be integers (n, H, W) and the grid positive, got {tuple(masks.shape)} and {grid}")
     low, high = int(masks.min()), int(masks.max())
     if low < 0 or high >= num_parts:
-        raise ValueError(
-            f"masks hold values {low}..{high}, but there are {num_parts} parts: 0..{num_parts - 1}"
-        )
+        raise ValueError(f"masks hold values {low}..{high}, but there are {num_parts} parts: 0..{num_parts - 1}")
     one_hot = torch.nn.functional.one_hot(masks.long(), num_parts).double()
     down, across = _overlap(masks.shape[1], rows), _overlap(masks.shape[2], columns)
-    return torch.einsum("rh,nhwp,cw->nrcp", down, one_hot, across).reshape(
-        len(masks), rows * columns, num_parts
-    )
+    return torch.einsum("rh,nhwp,cw->nrcp", down, one_hot, across).reshape(len(masks), rows * columns, num_parts)
 
 
 def attention_share(attention: Tensor, coverage: Tensor) -> Tensor:
@@ -111,15 +103,12 @@ def attention_share(attention: Tensor, coverage: Tensor) -> Tensor:
     """
     if attention.ndim != 2 or coverage.shape[:2] != attention.shape:
         raise ValueError(
-            f"attention is {tuple(attention.shape)} and coverage {tuple(coverage.shape)}; expected (n, N) "
-            f"and (n, N, P)"
+            f"attention is {tuple(attention.shape)} and coverage {tuple(coverage.shape)}; expected (n, N) and (n, N, P)"
         )
     weights = attention.detach().cpu().double()
     sums = weights.sum(1)
     if bool((weights < 0).any()) or not bool(torch.isclose(sums, torch.ones_like(sums), atol=1e-3).all()):
-        raise ValueError(
-            f"each row of attention must be a distribution; the rows sum to {sums[:4].tolist()} ..."
-        )
+        raise ValueError(f"each row of attention must be a distribution; the rows sum to {sums[:4].tolist()} ...")
     return torch.einsum("nk,nkp->np", weights / sums[:, None], coverage.double())
 
 
@@ -134,9 +123,7 @@ def collection_attention_share(
         (``max``).
     """
     if not is_fieldguide(images.root):
-        raise ValueError(
-            f"{images.root.name} has no part masks: only Fieldguide collections know where each part is"
-        )
+        raise ValueError(f"{images.root.name} has no part masks: only Fieldguide collections know where each part is")
     if encoder.pooler.kind == "max":
         raise ValueError("max pooling has no distribution over patches: use an attention or mean pooler")
     uniform = encoder.pooler.kind == "mean"
@@ -166,9 +153,7 @@ def patch_grid(encoder: RetrievalEncoder) -> tuple[int, int]:
 
 
 def _masks(images: LabelledImages, indices: Sequence[int]) -> Tensor:
-    return torch.from_numpy(
-        np.stack([read_mask(images.root, images.ids[i]) for i in indices]).astype(np.int64)
-    )
+    return torch.from_numpy(np.stack([read_mask(images.root, images.ids[i]) for i in indices]).astype(np.int64))
 
 
 def _overlap(pixels: int, patches: int) -> Tensor:

@@ -277,7 +277,7 @@ def _unit_rows(embeddings: Tensor, name: str) -> Tensor:
 
 
 def _label_tensor(labels: Tensor | np.ndarray | Sequence[int], embeddings: Tensor, name: str) -> Tensor:
-    tensor = torch.as_tensor(labels)
+    tensor = labels if isinstance(labels, Tensor) else torch.tensor(np.asarray(labels))
     if tensor.shape != embeddings.shape[:1] or tensor.is_floating_point():
         raise ValueError(
             f"{name} are {tuple(tensor.shape)} {tensor.dtype}; "

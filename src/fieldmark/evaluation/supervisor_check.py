@@ -107,7 +107,7 @@ class SupervisorReport:
 
 def draw_check_pairs(labels: np.ndarray, embeddings: Tensor, count: int, generator: torch.Generator) -> dict[PairType, list[Pair]]:
     """``count`` pairs of each type from a whole collection; look-alikes are nearest pictures of another class."""
-    labels_t = torch.as_tensor(labels)
+    labels_t = torch.tensor(labels)
     n = len(labels)
     unit = torch.nn.functional.normalize(embeddings.float(), dim=1)
     found: dict[PairType, list[Pair]] = {"same": [], "random": [], "hard": []}

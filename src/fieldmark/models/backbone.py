@@ -16,6 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.cache_utils import Cache
 from transformers.utils import cached_file
 
+from fieldmark.models.precision import resolve_dtype
 from fieldmark.models.vision_tokens import PixelBatch, Preprocessing, VisionTokens, VisionTower
 
 ATTENTION_KINDS = ("sdpa", "eager")
@@ -332,12 +333,10 @@ def load_backbone(path: str | Path, dtype: str = "float32", device: str = "cpu",
     """Load a vision-language model from a local folder or the Hugging Face hub.
 
     Safetensors only, no remote code. Missing, unexpected or misshapen weights are errors that name them.
-    dtype: what is computed in ("float32", "bfloat16", "float16"), whatever the file stores.
+    dtype: what is computed in, whatever the file stores; see `precision.resolve_dtype`.
     attention: "sdpa" or "eager" (others cannot take the masks of the shared prefix).
     """
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in dtypes:
-        raise ValueError(f"dtype {dtype!r} is not one of {sorted(dtypes)}")
+    computed_in = resolve_dtype(dtype, device)
     if attention not in ATTENTION_KINDS:
         raise ValueError(f"attention {attention!r} is not one of {list(ATTENTION_KINDS)}")
     source = str(path)
@@ -350,7 +349,7 @@ def load_backbone(path: str | Path, dtype: str = "float32", device: str = "cpu",
         raise ValueError(f"{source} holds no config.json: it is not a saved model")
     model, report = AutoModelForImageTextToText.from_pretrained(
         source,
-        dtype=dtypes[dtype],
+        dtype=computed_in,
         attn_implementation=attention,
         use_safetensors=True,
         trust_remote_code=False,

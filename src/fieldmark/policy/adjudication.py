@@ -49,6 +49,7 @@ class RolloutConfig:
     reward: str = "verdict_correct"
     """Name of a registered reward, or import path package.module:function of your own."""
     reward_options: dict[str, Any] = field(default_factory=dict)
+    """Further keyword arguments of the reward function."""
     baseline: Baseline = "group_mean"
     """Advantage baseline: group_mean (published) or leave_one_out."""
     scale: Scale = "std"

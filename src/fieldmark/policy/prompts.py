@@ -22,7 +22,9 @@ PromptStyle = Literal["structured", "generic"]
 SEPARATOR = ", "
 """Between attribute names, in prompts and in the canonical ``differences``."""
 AGREES, DIFFERS = " agrees", " differs"
-"""What follows each attribute in the canonical ``differences``: one comparison at a time, before the verdict."""
+"""What ends each comparison in the canonical ``differences``."""
+VERSUS = " vs "
+"""Between the two values of a comparison."""
 CONFIDENCES = ("high", "medium", "low")
 
 
@@ -141,7 +143,8 @@ def answer_pieces(vocabulary: Vocabulary, style: PromptStyle = "structured") -> 
     never to the values.
     """
     v = vocabulary
-    tail = (f'", "{v.verdict_key}": "', '"}', "yes", "no", AGREES, DIFFERS, *_REASONS)
+    tail = (f'", "{v.verdict_key}": "', '"}', "yes", "no", VERSUS, AGREES, DIFFERS, *_REASONS)
+    tail += tuple(f"{name}: " for name in v.all_attributes)
     if style == "generic":
         return ('{"differences": "', '", "reasoning": "', *tail)
     if style != "structured":
@@ -161,12 +164,15 @@ def reasoning_text(same: bool) -> str:
 
 
 def differences_text(first: Mapping[str, str], second: Mapping[str, str]) -> str:
-    """Canonical ``differences``: ``"bill shape agrees, bill color differs"``, in the order of ``first``.
+    """Canonical ``differences``: ``"bill shape: hooked vs hooked agrees, bill color: red vs blue differs"``.
 
-    Every attribute is compared, not only those that differ: each comparison is a lookup of two values, while a list of
-    the differing ones has to be planned ahead, which small models hardly learn.
+    Every attribute is compared, in the order of ``first``, with both values written side by side: copying values and
+    comparing neighbours is what a small model learns; a list of the differing ones has to be planned ahead.
     """
-    return SEPARATOR.join(name + (AGREES if value == second[name] else DIFFERS) for name, value in first.items())
+    return SEPARATOR.join(
+        f"{name}: {value}{VERSUS}{second[name]}{AGREES if value == second[name] else DIFFERS}"
+        for name, value in first.items()
+    )
 
 
 def reference_answer(

@@ -114,9 +114,7 @@ def coverage_of(report: Report, index: int, grid: tuple[int, int]) -> Tensor | N
 
 def overlay(pictures: Pictures, index: int, label: str, heat: str) -> Html:
     """A picture with heat over it."""
-    return el(
-        "span", _image(pictures, index, label), el("img", src=heat, alt="", class_="heat"), class_="layers"
-    )
+    return el("span", _image(pictures, index, label), el("img", src=heat, alt="", class_="heat"), class_="layers")
 
 
 def _image(pictures: Pictures, index: int, alt: str) -> Html:

@@ -36,9 +36,11 @@ def interval_chart(rows: Sequence[IntervalRow], *, summary: str, reference: floa
     body = []
     for row in rows:
         x = scale.percent(row.value)
-        shapes = [line(scale.percent(t), 0, scale.percent(t), height, "grid") for t in marks]
+        # A little longer than the row: a label of two lines makes its row higher.
+        shapes = [line(scale.percent(t), -3, scale.percent(t), height + 3, "grid") for t in marks]
         if reference is not None:
-            shapes.append(line(scale.percent(reference), 0, scale.percent(reference), height, "reference"))
+            at = scale.percent(reference)
+            shapes.append(line(at, -3, at, height + 3, "reference"))
         if row.low is not None and row.high is not None:
             low, high = scale.percent(row.low), scale.percent(row.high)
             shapes.append(line(low, middle, high, middle, "whisker"))
@@ -96,13 +98,9 @@ def line_chart(curves: Sequence[Curve], *, summary: str, percent: bool, smooth: 
     for (curve, points), (_, mean) in zip(shown, averaged, strict=True):
         layers = [("raw", points)] if smooth > 1 and len(points) > 2 else []
         for kind, path in [*layers, ("curve", mean)]:
-            coordinates = " ".join(
-                f"{number(x(s))},{number(100 - min(200.0, max(-100.0, y(v))))}" for s, v in path
-            )
+            coordinates = " ".join(f"{number(x(s))},{number(100 - min(200.0, max(-100.0, y(v))))}" for s, v in path)
             drawn.append(el("polyline", points=coordinates, class_=f"{kind} {curve.style}"))
-    inner = el(
-        "svg", drawn, viewBox="0 0 100 100", preserveAspectRatio="none", height=PLOT_HEIGHT, class_="stretch"
-    )
+    inner = el("svg", drawn, viewBox="0 0 100 100", preserveAspectRatio="none", height=PLOT_HEIGHT, class_="stretch")
     ends = [mean[-1] for _, mean in averaged]
     dots = [
         el("g", marker(c.role, x.percent(s), round(down(v), 2)), class_=c.style)
@@ -120,9 +118,7 @@ def line_chart(curves: Sequence[Curve], *, summary: str, percent: bool, smooth: 
         for t, anchor in zip(steps, anchors, strict=True)
     ]
     places = spread([down(v) for _, v in ends], _LABEL_GAP, 6, PLOT_HEIGHT - 6)
-    named = [
-        f"{_cut(c.label)} {_short(v, percent)}" for (c, _), (_, v) in zip(averaged, ends, strict=True)
-    ]
+    named = [f"{_cut(c.label)} {_short(v, percent)}" for (c, _), (_, v) in zip(averaged, ends, strict=True)]
     labels = [
         text(0, round(place + 4, 2), name, f"end-label {c.style}", "start")
         for (c, _), name, place in zip(averaged, named, places, strict=True)
@@ -134,9 +130,7 @@ def line_chart(curves: Sequence[Curve], *, summary: str, percent: bool, smooth: 
         el("li", el("span", marker_icon(c.role), class_=c.style), f"{c.label} {_short(v, percent)}")
         for (c, _), (_, v) in zip(averaged, ends, strict=True)
     ]
-    heard = "; ".join(
-        f"{c.label} from {_short(m[0][1], percent)} to {_short(m[-1][1], percent)}" for c, m in averaged
-    )
+    heard = "; ".join(f"{c.label} from {_short(m[0][1], percent)} to {_short(m[-1][1], percent)}" for c, m in averaged)
     return el(
         "div",
         el("svg", left, class_="y-axis", height=height),
@@ -183,8 +177,7 @@ def stacked_bars(rows: Sequence[BarRow], parts: Sequence[str], *, summary: str) 
     """Bars of shares that sum to one. Part k is drawn in the class ``part-k``."""
     legend = [el("span", el("span", class_=f"swatch part-{k}"), part) for k, part in enumerate(parts)]
     heard = "; ".join(
-        f"{row.label}: "
-        + ", ".join(f"{part} {100 * s:.0f} %" for part, s in zip(parts, row.shares, strict=True))
+        f"{row.label}: " + ", ".join(f"{part} {100 * s:.0f} %" for part, s in zip(parts, row.shares, strict=True))
         for row in rows
     )
     body = []
@@ -202,9 +195,7 @@ def stacked_bars(rows: Sequence[BarRow], parts: Sequence[str], *, summary: str) 
                 )
             )
             if share >= 0.07:
-                shapes.append(
-                    text(f"{number(100 * (start + share / 2))}%", 20, f"{100 * share:.0f} %", f"on-part-{k}")
-                )
+                shapes.append(text(f"{number(100 * (start + share / 2))}%", 20, f"{100 * share:.0f} %", f"on-part-{k}"))
             start += share
         icon = marker_icon(row.role) if row.role else None
         body += [

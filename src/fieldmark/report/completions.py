@@ -81,11 +81,7 @@ def _pair(report: Report, asked: Asked, pictures: Pictures, truth: Mapping[str, 
     summary = (
         f"{PAIR_WORDS[group.pair_type].capitalize()}; the right verdict is “{answer}”. {sum(group.correct)} "
         f"of {len(group.rollouts)} are right"
-        + (
-            ": this pair teaches."
-            if group.contributes
-            else "; all rewards are equal, so this pair teaches nothing."
-        )
+        + (": this pair teaches." if group.contributes else "; all rewards are equal, so this pair teaches nothing.")
     )
     about = join(el("p", summary), _varying(varying))
     return el(
@@ -135,9 +131,7 @@ def _rollout(
         said = el("span", "✗ no verdict", class_="said wrong")
     else:
         word = "same" if rollout.verdict.answer else "different"
-        said = el(
-            "span", f"{'✓' if correct else '✗'} {word}", class_=f"said {'right' if correct else 'wrong'}"
-        )
+        said = el("span", f"{'✓' if correct else '✗'} {word}", class_=f"said {'right' if correct else 'wrong'}")
     facts = [
         el("b", f"{number + 1}"),
         said,
@@ -145,14 +139,8 @@ def _rollout(
         el("span", f"advantage {advantage:+.2f}".replace("-", "−"), class_=f"advantage {_sign(advantage)}"),
         el("span", f"{rollout.num_tokens} tokens" + ("" if rollout.finish_reason == "stop" else ", cut off")),
     ]
-    problem = (
-        el("p", f"Not readable: {rollout.verdict.problem}.", class_="small")
-        if rollout.verdict.problem
-        else None
-    )
-    text = el(
-        "pre", marked(rollout.text, _marks(rollout, correct, varying, truth)), class_="completion", dir="auto"
-    )
+    problem = el("p", f"Not readable: {rollout.verdict.problem}.", class_="small") if rollout.verdict.problem else None
+    text = el("pre", marked(rollout.text, _marks(rollout, correct, varying, truth)), class_="completion", dir="auto")
     return el("li", el("p", facts, class_="facts"), problem, text, class_="rollout")
 
 

@@ -104,9 +104,7 @@ def read_lines(path: Path | None) -> list[dict[str, Any]]:
         try:
             line = json.loads(raw)
         except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path.name}, line {number}, is no JSON: {error.msg}; repair or remove it"
-            ) from None
+            raise ValueError(f"{path.name}, line {number}, is no JSON: {error.msg}; repair or remove it") from None
         if not isinstance(line, dict):
             raise ValueError(f"{path.name}, line {number}, is no JSON object; repair or remove it")
         if line.get("kind", "train") == "train" and isinstance(line.get("step"), int):

@@ -39,14 +39,10 @@ def gallery_section(report: Report, measured: Sequence[Measured], pictures: Pict
     )
     shown = [one for one in measured if one.result is not None]
     if not shown:
-        return Section(
-            "gallery", "Gallery", "", missing("No row has an encoder, so nothing can be searched.")
-        )
+        return Section("gallery", "Gallery", "", missing("No row has an encoder, so nothing can be searched."))
     labels = report.test.labels
     k = min(report.sizes.neighbours, len(labels) - 1)
-    nearest = np.stack(
-        [top_k(one.result.embeddings, k=k).indices.cpu().numpy() for one in shown if one.result]
-    )
+    nearest = np.stack([top_k(one.result.embeddings, k=k).indices.cpu().numpy() for one in shown if one.result])
     right = labels[nearest] == labels[:, None]
     assert shown[0].result is not None
     baseline = baseline_of(report, shown)
@@ -66,15 +62,11 @@ def gallery_section(report: Report, measured: Sequence[Measured], pictures: Pict
         if stratum.chosen:
             cards = [_query(q, shown, nearest[:, q], right[:, q], pictures, marks) for q in stratum.chosen]
             share = f"{stratum.count} of {len(labels)} queries; {len(cards)} shown"
-            body.append(
-                join(el("h3", stratum.title, el("small", f" {share}")), el("div", cards, class_="queries"))
-            )
+            body.append(join(el("h3", stratum.title, el("small", f" {share}")), el("div", cards, class_="queries")))
     names = [f"{stratum.title} ({stratum.count})" for stratum in strata if not stratum.chosen]
     note = missing(f"Nothing to show under: {', '.join(names)}.") if names else None
     left_out = [one.title for one in measured if one.result is None]
-    without = (
-        missing(f"Without an encoder, so not in the gallery: {', '.join(left_out)}.") if left_out else None
-    )
+    without = missing(f"Without an encoder, so not in the gallery: {', '.join(left_out)}.") if left_out else None
     return Section("gallery", "Gallery", lead, join(_chooser(shown), body, note, without))
 
 
@@ -189,9 +181,7 @@ def _query(
             _hit(rank, query, int(hit), bool(ok), pictures, marks)
             for rank, (hit, ok) in enumerate(zip(nearest[row], right[row], strict=True), start=1)
         ]
-        label = el(
-            "p", el("span", marker_icon(one.method.role), class_=one.style), one.title, class_="method-name"
-        )
+        label = el("p", el("span", marker_icon(one.method.role), class_=one.style), one.title, class_="method-name")
         answers.append(
             el(
                 "div",
@@ -201,14 +191,10 @@ def _query(
                 data_method=one.method.name,
             )
         )
-    return el(
-        "article", asked, el("div", answers, class_="answers"), class_="query", aria_label=f"Query {name}"
-    )
+    return el("article", asked, el("div", answers, class_="answers"), class_="query", aria_label=f"Query {name}")
 
 
-def _hit(
-    rank: int, query: int, hit: int, ok: bool, pictures: Pictures, marks: Mapping[str, Mapping[str, str]]
-) -> Html:
+def _hit(rank: int, query: int, hit: int, ok: bool, pictures: Pictures, marks: Mapping[str, Mapping[str, str]]) -> Html:
     name = pictures.class_name(hit)
     alt = f"{rank}: {name}, {'right' if ok else 'wrong'}"
     caption: list[Html] = []

@@ -10,9 +10,7 @@ _VOID = frozenset({"br", "hr", "img", "input", "link", "meta", "wbr"})
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*")
 # Characters that HTML forbids (control characters, lone surrogates, non-characters), and those that reverse
 # the direction of what follows: a class name must not be able to rewrite the line around it.
-_FORBIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff\u202a-\u202e\u2066-\u2069]"
-)
+_FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff\u202a-\u202e\u2066-\u2069]")
 
 
 class Html(str):
@@ -29,9 +27,7 @@ def escape(text: object) -> Html:
     """Any text as HTML, safe in element content and in quoted attributes."""
     if isinstance(text, Html):
         return text
-    return Html(
-        html.escape(_FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", str(text).replace("\r\n", "\n")), quote=True)
-    )
+    return Html(html.escape(_FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", str(text).replace("\r\n", "\n")), quote=True))
 
 
 def join(*children: Child) -> Html:
@@ -54,9 +50,7 @@ def el(name: str, /, *children: Child, **attributes: str | int | float | bool | 
         if value is None or value is False:
             continue
         if not _NAME.fullmatch(key) or key.startswith("on") or key == "style":
-            raise ValueError(
-                f"attribute {key!r} cannot be used in a report: use a class, and page.js for behaviour"
-            )
+            raise ValueError(f"attribute {key!r} cannot be used in a report: use a class, and page.js for behaviour")
         if key in ("href", "src", "action", "srcset", "data") and not str(value).startswith(("#", "data:")):
             raise ValueError(
                 f"{key} {str(value)[:60]!r} points outside the report: only '#...' and 'data:' may be used"

@@ -62,18 +62,12 @@ def interview(report: Report, measured: Sequence[Measured], pictures: Pictures) 
         return "The report was made without the supervisor, so what it sees and says is left out."
     encoders = [one.encoder for one in measured if one.encoder is not None]
     if not encoders:
-        return (
-            "No row has an encoder, so the size at which pictures are shown to the supervisor is not known."
-        )
+        return "No row has an encoder, so the size at which pictures are shown to the supervisor is not known."
     labels = report.test.labels
     if not (np.bincount(labels) > 1).any() or len(np.unique(labels)) < 2:
         return "Pairs need two classes, and a class with two pictures."
     backbone = report.supervisor
-    layer = (
-        round(PUBLISHED_DEPTH * backbone.num_layers)
-        if report.attention_layer is None
-        else report.attention_layer
-    )
+    layer = round(PUBLISHED_DEPTH * backbone.num_layers) if report.attention_layer is None else report.attention_layer
     generator = torch.Generator().manual_seed(report.seed)
     embeddings = next((one.result.embeddings for one in measured if one.result is not None), None)
     pairs = draw_pairs(labels, embeddings, 3 * report.sizes.pairs, generator)
@@ -135,8 +129,7 @@ def draw_pairs(
 def choose_groups(groups: Sequence[RolloutGroup], count: int) -> list[RolloutGroup]:
     """Groups to show, by type in ``PAIR_ORDER``, mixed ones first."""
     waiting = {
-        kind: sorted((g for g in groups if g.pair_type == kind), key=lambda g: not g.is_mixed)
-        for kind in PAIR_ORDER
+        kind: sorted((g for g in groups if g.pair_type == kind), key=lambda g: not g.is_mixed) for kind in PAIR_ORDER
     }
     chosen: list[RolloutGroup] = []
     for turn in range(len(groups) * len(PAIR_ORDER)):
@@ -152,9 +145,7 @@ def _look(backbone: Backbone, images: Tensor) -> VisionTokens:
 
 
 @torch.no_grad()
-def _asked(
-    backbone: Backbone, vision: VisionTokens, group: RolloutGroup, indices: list[int], layer: int
-) -> Asked:
+def _asked(backbone: Backbone, vision: VisionTokens, group: RolloutGroup, indices: list[int], layer: int) -> Asked:
     grids = [
         (int(h) // vision.merge_size, int(w) // vision.merge_size)
         for _, h, w in vision.grid_thw[list(group.pair)].tolist()

@@ -64,17 +64,13 @@ def measure(report: Report) -> list[Measured]:
 
 def _measure(report: Report, method: MethodReport, style: str) -> Measured:
     encoder = (
-        RetrievalEncoder.from_pretrained(method.encoder)
-        if isinstance(method.encoder, str | Path)
-        else method.encoder
+        RetrievalEncoder.from_pretrained(method.encoder) if isinstance(method.encoder, str | Path) else method.encoder
     )
     result = None
     if encoder is not None:
         seeds = () if "nmi" in method.results or report.test.num_classes < 2 else (0, 1, 2)
         result = evaluate_encoder(encoder, report.test, workers=report.workers, nmi_seeds=seeds)
-    figures = {
-        name: figure for name in METRICS if (figure := _figure(method, result, name, report.seed)) is not None
-    }
+    figures = {name: figure for name in METRICS if (figure := _figure(method, result, name, report.seed)) is not None}
     remark = ""
     given = method.results.get("recall_at_1")
     if (

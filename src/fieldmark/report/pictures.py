@@ -59,9 +59,7 @@ def heat_uri(attention: Tensor, grid: tuple[int, int]) -> str:
     """
     rows, columns = grid
     if attention.numel() != rows * columns:
-        raise ValueError(
-            f"attention over {attention.numel()} patches does not fit a grid of {rows} x {columns}"
-        )
+        raise ValueError(f"attention over {attention.numel()} patches does not fit a grid of {rows} x {columns}")
     values = attention.detach().float().cpu().numpy().reshape(rows, columns) * attention.numel()
     return _webp(heat_overlay(values, HEAT_PIXELS), 80)
 

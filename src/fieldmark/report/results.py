@@ -68,9 +68,7 @@ def _verdict(report: Report, measured: Sequence[Measured], baseline: Measured | 
         "Intervals are at 95 % and resample whole classes: they say how far a figure could move with other "
         "classes, not with another training seed."
     )
-    return el(
-        "div", el("ul", sentences, class_="verdict"), el("p", caveat, class_="small"), class_="verdict-box"
-    )
+    return el("div", el("ul", sentences, class_="verdict"), el("p", caveat, class_="small"), class_="verdict-box")
 
 
 def _clause(report: Report, one: Measured, other: Measured) -> Html | None:
@@ -121,9 +119,7 @@ def _recall_chart(measured: Sequence[Measured], baseline: Measured | None) -> Ht
         return missing("No row has a figure for R@1.")
     line = baseline.figures[R1].value if baseline is not None and R1 in baseline.figures else None
     chart = interval_chart(rows, summary="R@1 with 95 % intervals.", reference=line, unit="%")
-    return _figure(
-        "R@1 on unseen classes", "The upright line is the baseline." if line is not None else "", chart
-    )
+    return _figure("R@1 on unseen classes", "The upright line is the baseline." if line is not None else "", chart)
 
 
 def _difference_chart(
@@ -148,9 +144,7 @@ def _figure(title: str, note: str, chart: Html) -> Html:
     return el("figure", el("figcaption", el("b", title), f" {note}" if note else None), chart)
 
 
-def _table(
-    measured: Sequence[Measured], baseline: Measured | None, differences: dict[str, Interval | None]
-) -> Html:
+def _table(measured: Sequence[Measured], baseline: Measured | None, differences: dict[str, Interval | None]) -> Html:
     columns = [name for name in METRICS if any(name in m.figures for m in measured)]
     rivals = [m for m in measured if m.method.role != "ceiling"]
     best = {
@@ -169,9 +163,7 @@ def _table(
         icon = el("span", marker_icon(one.method.role), class_=one.style)
         name = el("th", icon, el("b", one.title), el("small", one.method.role), scope="row")
         cells = [
-            _cell(
-                one.figures.get(column), one in rivals and _is_best(one.figures.get(column), best.get(column))
-            )
+            _cell(one.figures.get(column), one in rivals and _is_best(one.figures.get(column), best.get(column)))
             for column in columns
         ]
         if baseline is not None:
@@ -217,9 +209,7 @@ def _cell(figure: Figure | None, best: bool) -> Html:
     elif figure.spread is not None:
         below = f"± {points(figure.spread)}"
     star = (
-        join(" ", el("span", "★", aria_hidden="true"), el("span", "best", class_="visually-hidden"))
-        if best
-        else None
+        join(" ", el("span", "★", aria_hidden="true"), el("span", "best", class_="visually-hidden")) if best else None
     )
     return el(
         "td",
@@ -252,9 +242,7 @@ def _comparisons(report: Report, measured: Sequence[Measured]) -> Html | None:
             cells = []
             for metric in (R1, "map_at_r"):
                 difference = paired_difference(one, other, metric, report.seed)
-                cells.append(
-                    "–" if difference is None else f"{signed(difference.mean)} ({_interval(difference)})"
-                )
+                cells.append("–" if difference is None else f"{signed(difference.mean)} ({_interval(difference)})")
             rows.append([f"{one.title} − {other.title}", other.method.role, *cells])
     if not rows:
         return None

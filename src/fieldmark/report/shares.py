@@ -23,9 +23,7 @@ def shares_section(report: Report, measured: Sequence[Measured]) -> Section:
         if one.encoder is not None and one.encoder.pooler.kind != "max":
             found.append((one, collection_attention_share(one.encoder, report.test, workers=report.workers)))
     left_out = [one.title for one in measured if all(one is not other for other, _ in found)]
-    sentence = (
-        missing(f"No distribution over patches to measure: {', '.join(left_out)}.") if left_out else None
-    )
+    sentence = missing(f"No distribution over patches to measure: {', '.join(left_out)}.") if left_out else None
     if not found:
         return Section("shares", title, "", join(sentence), short="Attention")
     groups = tuple(PART_GROUPS)

@@ -36,20 +36,14 @@ def _pair(report: Report, asked: Asked, pictures: Pictures) -> Html:
     names = " and ".join(pictures.class_name(index) for index in asked.pictures)
     heading = el("h3", names, el("small", f" {PAIR_WORDS[group.pair_type]}"))
     if asked.mapped is None:
-        return el(
-            "article", heading, missing("None of its completions describes an attribute that was asked for.")
-        )
+        return el("article", heading, missing("None of its completions describes an attribute that was asked for."))
     rollout = group.rollouts[asked.mapped]
     said = {True: "same", False: "different", None: "nothing readable"}[rollout.verdict.answer]
     sign = "✓ right" if group.correct[asked.mapped] else "✗ wrong"
     note = el("p", f"Completion {asked.mapped + 1}; its verdict: {said}, {sign}.", class_="small")
     tiles = []
     for attribute in dict.fromkeys([*asked.maps[0], *asked.maps[1]]):
-        figures = [
-            _tile(report, asked, side, attribute, pictures)
-            for side in (0, 1)
-            if attribute in asked.maps[side]
-        ]
+        figures = [_tile(report, asked, side, attribute, pictures) for side in (0, 1) if attribute in asked.maps[side]]
         tiles.append(el("div", el("h4", attribute), el("div", figures, class_="duo"), class_="attribute"))
     return el("article", heading, note, el("div", tiles, class_="attributes"), class_="asked-pair")
 

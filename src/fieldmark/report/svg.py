@@ -94,10 +94,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     blocks: list[tuple[list[int], float]] = []
     for i in order:
         blocks.append(([i], min(high, max(low, wanted[i]))))
-        while (
-            len(blocks) > 1
-            and blocks[-1][1] - blocks[-2][1] < gap * (len(blocks[-2][0]) + len(blocks[-1][0])) / 2
-        ):
+        while len(blocks) > 1 and blocks[-1][1] - blocks[-2][1] < gap * (len(blocks[-2][0]) + len(blocks[-1][0])) / 2:
             members = blocks[-2][0] + blocks[-1][0]
             half = gap * (len(members) - 1) / 2
             centre = sum(wanted[k] for k in members) / len(members)

@@ -13,7 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fieldmark.experiments.tiny_model.architecture import PREPROCESSING, build_model, save_model
-from fieldmark.experiments.tiny_model.language import LanguageRecipe, draw_example, language_loss, pool_tokens
+from fieldmark.experiments.tiny_model.language import (
+    LanguageRecipe,
+    draw_example,
+    draw_text_example,
+    language_loss,
+    pool_tokens,
+)
 from fieldmark.experiments.tiny_model.pictures import PicturePool, draw_pool
 from fieldmark.experiments.tiny_model.tower import DenseHeads, tower_accuracy, tower_batch, tower_loss
 from fieldmark.models.backbone import Backbone
@@ -30,22 +36,39 @@ class TinyModelConfig:
     """Recipe of the bundled MLLM."""
 
     seed: int = 0
-    tower_steps: int = 1200
+    """Of weights, pictures and texts."""
+    tower_steps: int = 1000
+    """Steps of stage 1."""
     tower_batch: int = 64
+    """Pictures per step of stage 1."""
     tower_lr: float = 1.5e-3
+    """Peak learning rate of stage 1."""
     tower_genera: int = 1000
-    """Genera of 4 species, 4 pictures each, in each of the two picture pools."""
+    """Genera of 4 species with 4 pictures each in stage 1's pool."""
     tower_nuisance: float = 0.35
+    """Nuisance of a picture is uniform up to this."""
     tower_habitats: float = 0.0
     """Share of the tower's pictures that stand in a habitat; the rest are plates on plain paper."""
-    language_steps: int = 1600
-    language_batch: int = 48
+    text_steps: int = 400
+    """Steps of the language model on texts alone, before it sees pictures."""
+    text_batch: int = 48
+    """Texts per step."""
+    language_steps: int = 800
+    """Steps of the language model with pictures."""
+    language_batch: int = 24
+    """Examples per step with pictures."""
     language_lr: float = 2e-3
+    """Peak learning rate of the language model."""
     language_genera: int = 800
+    """Genera of 4 species with 4 pictures each in stage 2's pool."""
     language_nuisance: float = 0.35
+    """As tower_nuisance, for stage 2."""
     language_habitats: float = 1.0
+    """As tower_habitats, for stage 2."""
     recipe: LanguageRecipe = field(default_factory=LanguageRecipe)
+    """What the language model is shown."""
     checkpoint_every: int = 200
+    """Steps between checkpoints."""
 
 
 def train_tiny_model(config: TinyModelConfig, run: Path, export: Path | None = None) -> dict[str, object]:
@@ -109,13 +132,23 @@ def _train_language(config: TinyModelConfig, backbone: Backbone, run: Path) -> f
     vocabulary = load_vocabulary("fieldguide")
     backbone.model.requires_grad_(False)
     language.requires_grad_(True)
+    generator = torch.Generator().manual_seed(config.seed)
+
+    def text_loss(step: int) -> Tensor:
+        rng = np.random.default_rng([config.seed, 13, step])
+        examples = [draw_text_example(vocabulary, backbone.tokenizer, rng) for _ in range(config.text_batch)]
+        return language_loss(backbone, tokens, examples)
 
     def loss(step: int) -> Tensor:
         rng = np.random.default_rng([config.seed, 12, step])
         examples = [draw_example(pool, config.recipe, vocabulary, backbone.tokenizer, rng) for _ in range(config.language_batch)]
         return language_loss(backbone, tokens, examples)
 
-    generator = torch.Generator().manual_seed(config.seed)
+    texts = run / "texts.safetensors"
+    if not texts.exists():
+        _fit(run / "texts", {"language": language}, config.text_steps, config.language_lr, text_loss, generator, config.checkpoint_every)
+        _save(dict(language.state_dict()), texts)
+    language.load_state_dict(load_file(texts))
     _fit(run / "language", {"language": language}, config.language_steps, config.language_lr, loss, generator, config.checkpoint_every)
     backbone.model.requires_grad_(True)
     _save(dict(language.state_dict()), done)
