@@ -466,6 +466,7 @@ def _kill_self(i: int) -> int:
 def test_a_worker_that_is_killed_while_screening_is_an_error() -> None:
     from fieldmark.data.parallel import map_indices
 
+    assert list(map_indices(_kill_self, 40, 2)) == [(i, i) for i in range(40)]
     with pytest.raises(RuntimeError, match="a decoding process died"):
         list(map_indices(_kill_self, 100, 2))
     with pytest.raises(ValueError, match="workers"):

@@ -51,7 +51,7 @@ class ImageLoader:
         augmentation: random changes; None for none. They depend on (seed, step, position in the batch) only.
         seed: of the augmentation.
         workers: processes that decode; 0 decodes when a batch is asked for. They start with the first `iterate`
-            and live until `close`; a script that uses them needs ``if __name__ == "__main__":``.
+            and live until `close`.
         prefetch: batches that the workers are ahead of the step, at least 1.
         cache_bytes: memory for decoded pictures, over all workers. They are kept if the whole collection fits
             (see `PictureReader`); 0 keeps none.

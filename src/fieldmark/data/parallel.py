@@ -1,11 +1,13 @@
 """A function of every picture of a collection, computed once by several processes.
 
 They are started with "spawn": nothing is inherited, so neither threads nor a GPU of the parent can be harmed.
-As always with spawn, a script that uses them must keep its work below ``if __name__ == "__main__":``.
 """
 
+import contextlib
 import multiprocessing
 import signal
+import sys
+import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +16,22 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 _CHUNK = 32
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """Processes that are spawned in here do not run the program's main file again.
+
+    multiprocessing runs it in every child, for the sake of functions that are defined there. Ours never are, and
+    main files import torch: that would cost each child seconds and hundreds of megabytes, and scripts without
+    ``if __name__ == "__main__":`` would start themselves again.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def map_indices(
@@ -25,7 +43,7 @@ def map_indices(
     """(i, function(i)) for i = 0…count−1, in order; computed by `workers` processes, or here if that is 0.
 
     Args:
-        function: picklable; it is sent to each worker once.
+        function: picklable, and not defined in the main file; it is sent to each worker once.
         progress: called with (done, count) now and then.
 
     Raises:
@@ -50,7 +68,8 @@ def map_indices(
         ahead = iter(chunks)
         for chunk in chunks:
             while len(pending) < 4 * workers and (following := next(ahead, None)) is not None:
-                pending.append((following, pool.submit(_apply, following)))
+                with without_main():  # submitting starts the processes
+                    pending.append((following, pool.submit(_apply, following)))
             own, future = pending.pop(0)
             assert own == chunk
             yield from zip(chunk, future.result(), strict=True)
@@ -58,8 +77,8 @@ def map_indices(
                 progress(chunk.stop, count)
     except BrokenProcessPool as error:
         raise RuntimeError(
-            "a decoding process died (killed, out of memory, a crash in a decoder, or a script without "
-            '`if __name__ == "__main__":`); workers=0 decodes in this process and shows where'
+            "a decoding process died (killed, out of memory, or a crash in a decoder); workers=0 decodes in this "
+            "process and shows where"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
