@@ -39,9 +39,7 @@ SIDES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="4,000 embeddings, under a minute")
     parser.add_argument("--json", type=Path, help="also write the results there")
     parser.add_argument("--repeats", type=int, help="measured calls per side (default: 1, short: 3)")
@@ -94,9 +92,7 @@ def main() -> None:
     }
     print(f"  agreement of recall@1, r-precision, map@r: within {results['largest_difference']:.1e}")
     print(f"  ratio {results['ratio']:.2f}x against {SIDES[default]} (goal {GOAL}x)")
-    print(
-        f"  ratio {results['processor_ratio']:.2f}x in processor seconds, which a busy machine disturbs less"
-    )
+    print(f"  ratio {results['processor_ratio']:.2f}x in processor seconds, which a busy machine disturbs less")
     print(f"  ratio {results['ratio_to_fastest_peer']:.2f}x against the fastest peer, {SIDES[fastest]}")
     if arguments.json:
         write_json(arguments.json, results)

@@ -61,9 +61,7 @@ def imported_names(path: Path, module: str) -> Iterator[tuple[int, str, str | No
             for alias in node.names:
                 yield node.lineno, base, alias.name
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            called = (
-                node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
-            )
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
             if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
                 yield node.lineno, node.args[0].value, None
 
@@ -82,9 +80,7 @@ def violations(source: Path, package: str = PACKAGE) -> list[str]:
         room = room_of(module)
         where = str(path.relative_to(source))
         if room and room not in RANKS:
-            found.append(
-                f"{where}: {room!r} is no room of the house; give it a rank in tests/test_imports.py"
-            )
+            found.append(f"{where}: {room!r} is no room of the house; give it a rank in tests/test_imports.py")
             continue
         for line, base, name in imported_names(path, module):
             top = base.split(".")[0]
@@ -245,9 +241,7 @@ def test_training_core_loads_where_index_server_and_command_line_are_missing() -
     """What the syntax cannot show: nothing below the core pulls them in either."""
     names = [name for name in modules_below(SOURCE) if room_of(name) in TRAINING_CORE]
     # click and typer are left out: transformers brings them along itself
-    refused = ",".join(
-        sorted(NOT_IN_TRAINING_CORE - {"click", "typer"} | {"torchvision", "timm", "tensorboard"})
-    )
+    refused = ",".join(sorted(NOT_IN_TRAINING_CORE - {"click", "typer"} | {"torchvision", "timm", "tensorboard"}))
     done = subprocess.run(
         [sys.executable, "-c", LOADER, refused, *names],
         capture_output=True,

@@ -192,9 +192,7 @@ def test_source_files_fit_in_the_head() -> None:
 
 def test_every_folder_of_source_is_a_package() -> None:
     folders = {path.parent for path in source_files()}
-    assert [
-        str(folder.relative_to(ROOT)) for folder in sorted(folders) if not (folder / "__init__.py").is_file()
-    ] == []
+    assert [str(folder.relative_to(ROOT)) for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []
 
 
 def test_data_files_of_the_package_are_installed_with_it() -> None:

@@ -200,9 +200,7 @@ def test_per_query_values_are_what_the_means_are_of():
     metrics = retrieval_metrics(embeddings, labels, (1, 4))
     for k in (1, 4):
         values = metrics.per_query(f"recall_at_{k}")
-        assert values.shape == (metrics.num_queries,) and values.mean() == pytest.approx(
-            metrics.recall_at_k[k]
-        )
+        assert values.shape == (metrics.num_queries,) and values.mean() == pytest.approx(metrics.recall_at_k[k])
     assert metrics.per_query("map_at_r").mean() == pytest.approx(metrics.map_at_r)
     assert metrics.per_query("r_precision").mean() == pytest.approx(metrics.r_precision)
     assert metrics.evaluated.sum() == metrics.num_queries and len(metrics.evaluated) == 150
@@ -216,9 +214,7 @@ def test_scale_and_dtype_do_not_matter():
     expected = retrieval_metrics(embeddings, labels)
     scale = torch.rand(len(embeddings), 1, generator=torch.Generator().manual_seed(0)) * 9 + 0.1
     assert retrieval_metrics(embeddings * scale, labels.numpy()).recall_at_k == expected.recall_at_k
-    assert retrieval_metrics(embeddings.double(), labels.tolist()).map_at_r == pytest.approx(
-        expected.map_at_r
-    )
+    assert retrieval_metrics(embeddings.double(), labels.tolist()).map_at_r == pytest.approx(expected.map_at_r)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert retrieval_metrics(embeddings, labels).map_at_r == expected.map_at_r
 

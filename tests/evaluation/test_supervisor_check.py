@@ -45,8 +45,20 @@ def test_entropy():
 
 
 def report(**changes):
-    base = dict(pairs=10, accuracy=0.7, contributing=0.5, unparseable=0.0, tokens=40.0, value_entropy=0.3, value_accuracy=0.8,
-                advantage_on_discriminating=0.2, advantage_on_shared=0.1, oracle_cosine=0.3, oracle_self_cosine=0.4, gradient_norm=1.0)
+    base = {
+        "pairs": 10,
+        "accuracy": 0.7,
+        "contributing": 0.5,
+        "unparseable": 0.0,
+        "tokens": 40.0,
+        "value_entropy": 0.3,
+        "value_accuracy": 0.8,
+        "advantage_on_discriminating": 0.2,
+        "advantage_on_shared": 0.1,
+        "oracle_cosine": 0.3,
+        "oracle_self_cosine": 0.4,
+        "gradient_norm": 1.0,
+    }
     return PairTypeReport(**{**base, **changes})
 
 
@@ -74,10 +86,13 @@ def test_check_runs_on_the_bundled_supervisor_and_is_deterministic(tmp_path):
     truth = [known[i] for i in images.ids]
     backbone = load_backbone(bundled_path())
     backbone.freeze_language()
-    rollouts = RolloutConfig(vocabulary="fieldguide", attributes_per_prompt=2, group_size=4, temperature=1.0, top_p=1.0, max_new_tokens=48)
+    rollouts = RolloutConfig(
+        vocabulary="fieldguide", attributes_per_prompt=2, group_size=4, temperature=1.0, top_p=1.0, max_new_tokens=48
+    )
     config = SupervisorCheckConfig(pairs_per_type=6, pictures_per_batch=6)
     found = [
-        check_supervisor(backbone, images, rollouts, config, 96, truth=truth, decisive=tuple(FIELD_MARKS)) for _ in range(2)
+        check_supervisor(backbone, images, rollouts, config, 96, truth=truth, decisive=tuple(FIELD_MARKS))
+        for _ in range(2)
     ]
     assert found[0] == found[1]
     one = found[0]

@@ -83,7 +83,9 @@ def test_language_loss_does_not_depend_on_the_batch_padding(pool):
     examples = [draw_example(pool, LanguageRecipe(), VOCABULARY, backbone.tokenizer, rng) for _ in range(3)]
     together = float(language_loss(backbone, tokens, examples))
     counts = [sum(e.targets) for e in examples]
-    alone = sum(c * float(language_loss(backbone, tokens, [e])) for c, e in zip(counts, examples, strict=True)) / sum(counts)
+    alone = sum(c * float(language_loss(backbone, tokens, [e])) for c, e in zip(counts, examples, strict=True)) / sum(
+        counts
+    )
     assert together == pytest.approx(alone, rel=1e-4)
 
 

@@ -58,9 +58,7 @@ def test_padding_may_hold_anything():
     expected = attention_alignment(teacher, log_student, mask)
     noisy_teacher = teacher.masked_fill(~mask, torch.nan)
     noisy_student = log_student.detach().masked_fill(~mask, torch.nan)
-    torch.testing.assert_close(
-        attention_alignment(noisy_teacher, noisy_student, mask), expected, rtol=0, atol=0
-    )
+    torch.testing.assert_close(attention_alignment(noisy_teacher, noisy_student, mask), expected, rtol=0, atol=0)
 
 
 def test_equal_attention_costs_zero_whatever_the_teachers_mass():
@@ -76,9 +74,7 @@ def test_half_precision_is_computed_in_float32():
 
 
 def test_no_image_gives_an_empty_result():
-    assert attention_alignment(
-        torch.ones(0, 3), torch.ones(0, 3), torch.ones(0, 3, dtype=torch.bool)
-    ).shape == (0,)
+    assert attention_alignment(torch.ones(0, 3), torch.ones(0, 3), torch.ones(0, 3, dtype=torch.bool)).shape == (0,)
 
 
 @pytest.mark.parametrize(

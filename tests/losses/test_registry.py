@@ -87,9 +87,7 @@ def test_infonce_equals_its_equation():
             if p != a and labels[p] == labels[a]:
                 positive = similarity[a, p].exp()
                 terms.append(-(positive / (positive + negatives)).log())
-    torch.testing.assert_close(
-        build("infonce", temperature=0.2)(embeddings, labels), torch.stack(terms).mean()
-    )
+    torch.testing.assert_close(build("infonce", temperature=0.2)(embeddings, labels), torch.stack(terms).mean())
 
 
 def test_supcon_equals_its_equation():
@@ -99,12 +97,8 @@ def test_supcon_equals_its_equation():
     for a in range(len(labels)):
         others = [b for b in range(len(labels)) if b != a]
         log_sum = torch.stack([similarity[a, b] for b in others]).logsumexp(0)
-        terms.append(
-            -torch.stack([similarity[a, b] - log_sum for b in others if labels[b] == labels[a]]).mean()
-        )
-    torch.testing.assert_close(
-        build("supcon", temperature=0.2)(embeddings, labels), torch.stack(terms).mean()
-    )
+        terms.append(-torch.stack([similarity[a, b] - log_sum for b in others if labels[b] == labels[a]]).mean())
+    torch.testing.assert_close(build("supcon", temperature=0.2)(embeddings, labels), torch.stack(terms).mean())
 
 
 def test_multi_similarity_equals_its_equation():
@@ -218,9 +212,7 @@ def user_module(tmp_path, monkeypatch):
 
 def test_own_loss_by_import_path(user_module):
     embeddings, labels = batch()
-    torch.testing.assert_close(
-        build("my_losses:plain", power=3)(embeddings, labels), embeddings.abs().pow(3).mean()
-    )
+    torch.testing.assert_close(build("my_losses:plain", power=3)(embeddings, labels), embeddings.abs().pow(3).mean())
     learned = build("my_losses:Learned", scale=0.5)
     torch.testing.assert_close(learned(embeddings, labels), (embeddings - 0.5).square().mean())
     assert len(list(learned.parameters())) == 1

@@ -22,9 +22,7 @@ def rollout(first: dict[str, range], second: dict[str, range]) -> Rollout:
     nothing = torch.zeros(12)
     verdict = Verdict(True, None, ({}, {}), None)
     offsets: Any = torch.zeros(12, 2).numpy()
-    return Rollout(
-        nothing.long(), nothing, nothing, "", offsets, "stop", 1.0, verdict, (first, second), range(11, 12)
-    )
+    return Rollout(nothing.long(), nothing, nothing, "", offsets, "stop", 1.0, verdict, (first, second), range(11, 12))
 
 
 def loop(weights: torch.Tensor, tokens: list[int], patches: torch.Tensor) -> torch.Tensor:

@@ -19,9 +19,7 @@ TEXTS = {"r": '{"same_species": "%s"}', "w": '{"same_species": "%s"}', "u": "?"}
 def make(byte_level_tokenizer: Any, complete: Callable[..., Any]) -> Callable[..., RolloutGroup]:
     """A group from one letter per rollout: right, wrong, unparseable."""
 
-    def build(
-        letters: str, pair_type: Any = "same", pair: tuple[int, int] = (0, 1), **options: Any
-    ) -> RolloutGroup:
+    def build(letters: str, pair_type: Any = "same", pair: tuple[int, int] = (0, 1), **options: Any) -> RolloutGroup:
         same = pair_type == "same"
         words = {"r": "yes" if same else "no", "w": "no" if same else "yes"}
         texts = [TEXTS[c] % words[c] if c in words else TEXTS[c] for c in letters]
@@ -40,9 +38,7 @@ def test_collects_over_rounds_and_discards_surplus(make: Callable[..., RolloutGr
     buffer = ContributingBuffer(target=3, max_rounds=5)
     buffer.add_round([make("rrrr"), make("rrww", "random", (1, 2)), make("wwwu")])
     assert (buffer.wants_more, buffer.missing) == (True, {"same": 2, "random": 2, "hard": 2})
-    buffer.add_round(
-        [make("uuuu"), make("rwww", pair=(3, 4)), make("rrrw", "hard", (5, 6)), make("rwrw", pair=(7, 8))]
-    )
+    buffer.add_round([make("uuuu"), make("rwww", pair=(3, 4)), make("rrrw", "hard", (5, 6)), make("rwrw", pair=(7, 8))])
     assert not buffer.wants_more
     with pytest.raises(ValueError, match="closed after 2 rounds"):
         buffer.add_round([])
@@ -75,9 +71,7 @@ def test_quota(make: Callable[..., RolloutGroup]) -> None:
     ("letters", "remedy"),
     [("rrrr", "draw harder pairs"), ("wwww", "supervisor check"), ("uuuu", "check prompt and vocabulary")],
 )
-def test_ends_with_a_warning_that_says_the_remedy(
-    make: Callable[..., RolloutGroup], letters: str, remedy: str
-) -> None:
+def test_ends_with_a_warning_that_says_the_remedy(make: Callable[..., RolloutGroup], letters: str, remedy: str) -> None:
     buffer = ContributingBuffer(target=2, max_rounds=3)
     rounds = 0
     while buffer.wants_more:

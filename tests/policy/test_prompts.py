@@ -102,12 +102,13 @@ def test_canonical_answer_is_strict_json_and_made_of_pieces(vocabulary: Vocabula
     assert loaded[one] == first
     assert loaded[two] == second
     said = loaded["differences"].split(SEPARATOR)
-    assert said[3] == vocabulary.attributes[3] + prompts.DIFFERS
-    assert said[0] == vocabulary.attributes[0] + prompts.AGREES and len(said) == len(vocabulary.attributes)
+    assert said[3] == f"{vocabulary.attributes[3]}: value 3 vs another differs"
+    assert said[0] == f"{vocabulary.attributes[0]}: value 0 vs value 0 agrees" and len(said) == len(first)
     assert text == json.dumps(loaded)
     free = (*first.values(), *second.values(), *vocabulary.attributes, SEPARATOR)
     cuts = cut(text, prompts.answer_pieces(vocabulary) + free)
-    assert len(cuts) == 7 * len(vocabulary.attributes) + 9  # two per attribute and item, three per comparison, the frame
+    # per attribute two for each item and six for the comparison with its separator; the frame
+    assert len(cuts) == 10 * len(vocabulary.attributes) + 9
     verdict = parse_verdict(text, vocabulary)
     assert verdict.answer is False
     assert [set(found) for found in verdict.descriptions] == [set(first), set(second)]
@@ -118,9 +119,9 @@ def test_generic_answer(vocabulary: Vocabulary) -> None:
     text = prompts.reference_answer(vocabulary, values, values, same=True, style="generic")
     assert list(json.loads(text)) == ["differences", "reasoning", vocabulary.verdict_key]
     assert parse_verdict(text, vocabulary).answer is True
-    free = (*vocabulary.attributes, SEPARATOR)
+    free = ("x", *vocabulary.attributes, SEPARATOR)
     cuts = cut(text, prompts.answer_pieces(vocabulary, "generic") + free)
-    assert len(cuts) == 3 * len(vocabulary.attributes) + 5
+    assert len(cuts) == 6 * len(vocabulary.attributes) + 5
 
 
 def test_answer_of_chosen_attributes_in_order() -> None:
@@ -128,14 +129,12 @@ def test_answer_of_chosen_attributes_in_order() -> None:
     values = dict.fromkeys(vocabulary.all_attributes, "red")
     text = prompts.reference_answer(vocabulary, values, values, True, attributes=["leg color", "back color"])
     assert list(json.loads(text)["bird_1"]) == ["leg color", "back color"]
-    assert json.loads(text)["differences"] == "leg color agrees, back color agrees"
+    assert json.loads(text)["differences"] == "leg color: red vs red agrees, back color: red vs red agrees"
 
 
 def test_answer_escapes_and_errors() -> None:
     vocabulary = load_vocabulary("fieldguide")
-    text = prompts.answer_json(
-        vocabulary, {"bill shape": 'a "b"\n'}, {"bill shape": "é"}, "d", "low", "r", same=True
-    )
+    text = prompts.answer_json(vocabulary, {"bill shape": 'a "b"\n'}, {"bill shape": "é"}, "d", "low", "r", same=True)
     assert json.loads(text)["bird_1"]["bill shape"] == 'a "b"\n'
     assert "é" in text
     with pytest.raises(ValueError, match="unknown confidence"):

@@ -105,9 +105,7 @@ def test_decision_tokens_are_disjoint(byte_level_tokenizer: Any, complete: Calla
     assert replace(coarse, attribute_tokens=({}, {}), verdict_tokens=range(0)).decision_tokens == ()
 
 
-def test_verdict_probability_reads_the_answers_token(
-    byte_level_tokenizer: Any, complete: Callable[..., Any]
-) -> None:
+def test_verdict_probability_reads_the_answers_token(byte_level_tokenizer: Any, complete: Callable[..., Any]) -> None:
     words = verdict_words(byte_level_tokenizer)
     assert byte_level_tokenizer.convert_ids_to_tokens([words.yes[0], words.no[0]]) == ["yes", "no"]
     completions = []
@@ -171,9 +169,7 @@ def test_reward_exceptions_propagate(byte_level_tokenizer: Any, complete: Callab
 
 def test_logprob_gap(byte_level_tokenizer: Any, complete: Callable[..., Any]) -> None:
     built = group(byte_level_tokenizer, complete, [answer(False), "no" + END])
-    gaps = [
-        float(s - p) for r in built.rollouts for s, p in zip(r.sampling_logprobs, r.logprobs, strict=True)
-    ]
+    gaps = [float(s - p) for r in built.rollouts for s, p in zip(r.sampling_logprobs, r.logprobs, strict=True)]
     assert logprob_gap(built) == pytest.approx(sum(gaps) / len(gaps))
     assert logprob_gap([built, built]) == pytest.approx(logprob_gap(built))
     with pytest.raises(ValueError, match="no sampled tokens"):

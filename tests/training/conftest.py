@@ -34,7 +34,12 @@ def saga_config(world, tmp_path) -> SagaConfig:
         model=ModelConfig(embedding_size=32),
         pairs=PairConfig(pairs_per_round=4, contributing_pairs=None),
         rollouts=RolloutConfig(
-            vocabulary="fieldguide", attributes_per_prompt=2, group_size=4, temperature=1.5, top_p=1.0, max_new_tokens=48
+            vocabulary="fieldguide",
+            attributes_per_prompt=2,
+            group_size=4,
+            temperature=1.5,
+            top_p=1.0,
+            max_new_tokens=48,
         ),
         weights=LossWeights(policy_relative=1.0),
         optimiser=OptimiserConfig(tower_lr=1e-4, pooler_lr=1e-3),
@@ -46,5 +51,12 @@ def saga_config(world, tmp_path) -> SagaConfig:
 def metric_config(saga_config) -> MetricConfig:
     """The same without the supervisor."""
     s = saga_config
-    return MetricConfig(run=s.run, seed=s.seed, data=s.data, model=replace(s.model, pooler="mean"), metric=s.metric,
-                        optimiser=s.optimiser, schedule=s.schedule)
+    return MetricConfig(
+        run=s.run,
+        seed=s.seed,
+        data=s.data,
+        model=replace(s.model, pooler="mean"),
+        metric=s.metric,
+        optimiser=s.optimiser,
+        schedule=s.schedule,
+    )

@@ -41,9 +41,7 @@ class Run:
         pooler = nn.Linear(4, 3, bias=False).to(dtype)
         config = OptimiserConfig(tower_lr=3e-3, pooler_lr=1e-2, warmup_fraction=0.3)
         optimiser, scheduler = build_optimiser(config, tower.parameters(), pooler.parameters(), [], 12)
-        return cls(
-            tower, pooler, torch.zeros(3), optimiser, scheduler, torch.Generator().manual_seed(seed + 100)
-        )
+        return cls(tower, pooler, torch.zeros(3), optimiser, scheduler, torch.Generator().manual_seed(seed + 100))
 
     def steps(self, number: int) -> None:
         for _ in range(number):
@@ -65,9 +63,7 @@ class Run:
         )
 
     def load(self, folder: Path) -> checkpoint.Checkpoint:
-        return load_checkpoint(
-            folder, self.modules(), self.optimiser, self.scheduler, {"pairs": self.generator}
-        )
+        return load_checkpoint(folder, self.modules(), self.optimiser, self.scheduler, {"pairs": self.generator})
 
     def everything(self) -> dict[str, object]:
         found: dict[str, object] = {"generator": self.generator.get_state(), "centre": self.centre}
@@ -84,9 +80,7 @@ def assert_identical(a: Run, b: Run) -> None:
     for name, value in left.items():
         other = right[name]
         if isinstance(value, Tensor):
-            assert isinstance(other, Tensor) and value.dtype == other.dtype and torch.equal(value, other), (
-                name
-            )
+            assert isinstance(other, Tensor) and value.dtype == other.dtype and torch.equal(value, other), name
         else:
             assert value == other, name
 

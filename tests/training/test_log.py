@@ -43,9 +43,7 @@ def test_lines_are_written_as_they_come(tmp_path: Path) -> None:
 
 def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
     with TrainingLog(tmp_path / "log.jsonl") as log:
-        log.write(
-            1, {"a": math.nan, "b": torch.tensor(math.inf), "c": [1.0, -math.inf], "d": {"e": math.nan}}
-        )
+        log.write(1, {"a": math.nan, "b": torch.tensor(math.inf), "c": [1.0, -math.inf], "d": {"e": math.nan}})
     (line,) = read_log(tmp_path / "log.jsonl")
     assert (line["a"], line["b"], line["c"], line["d"]) == (None, None, [1.0, None], {"e": None})
 
@@ -120,9 +118,7 @@ def test_a_log_that_is_gone_does_not_stop_a_resume(tmp_path: Path) -> None:
     assert len(read_log(tmp_path / "log.jsonl")) == 1
 
 
-@pytest.mark.parametrize(
-    "damaged", ["not json\n", '{"loss": 1}\n', "[1]\n", '{"step": "x", "kind": "train"}\n']
-)
+@pytest.mark.parametrize("damaged", ["not json\n", '{"loss": 1}\n', "[1]\n", '{"step": "x", "kind": "train"}\n'])
 def test_a_damaged_line_is_named(tmp_path: Path, damaged: str) -> None:
     path = tmp_path / "log.jsonl"
     text = '{"step": 1, "kind": "train"}\n' + damaged + '{"step": 3, "kind": "train"}\n'
@@ -166,9 +162,7 @@ def test_without_a_terminal_a_line_comes_now_and_then_and_at_the_end(tmp_path: P
 def test_a_resumed_run_counts_its_own_pace(tmp_path: Path) -> None:
     clock, stream = Clock(), io.StringIO()
     path = tmp_path / "log.jsonl"
-    with TrainingLog(
-        path, resume_from=90, total_steps=10_000, stream=stream, line_every=1, clock=clock
-    ) as log:
+    with TrainingLog(path, resume_from=90, total_steps=10_000, stream=stream, line_every=1, clock=clock) as log:
         clock.now += 10
         log.write(100, {})
     assert stream.getvalue() == "step 100/10000 | 1.00 s/step | 2 h 45 min left\n"

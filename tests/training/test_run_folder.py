@@ -82,9 +82,7 @@ def test_another_configuration_is_refused_with_the_fields_that_differ(tmp_path: 
 
 def test_new_and_missing_fields_differ_too(tmp_path: Path) -> None:
     prepare_run(tmp_path, {"a": 1, "b": {}})
-    with pytest.raises(
-        ValueError, match=r"a: 1 there, \(absent\) now\n.*b: {} there, \(absent\) now\n.*b\.c"
-    ):
+    with pytest.raises(ValueError, match=r"a: 1 there, \(absent\) now\n.*b: {} there, \(absent\) now\n.*b\.c"):
         prepare_run(tmp_path, {"b": {"c": 1}}, resume=True)
 
 
@@ -197,14 +195,10 @@ def test_plain_values() -> None:
         prepare_run("never-made", [1])
 
 
-def test_commit_is_that_of_the_checkout_that_tracks_the_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commit_is_that_of_the_checkout_that_tracks_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false"]
-        done = subprocess.run(
-            ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
-        )
+        done = subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
         return done.stdout.strip()
 
     source = tmp_path / "source.py"

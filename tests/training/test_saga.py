@@ -53,7 +53,9 @@ def test_tower_gradient_of_a_step_equals_the_full_graph(saga):
     groups = rounds[0].groups
     vision = encoder.tokens(rounds[0].batch.images)
     loss = 0.7 * saga.session.metric_loss(encoder.pool(vision).embedding, rounds[0].batch.labels)
-    tasks = [ReplayGroup(backbone.chat_prompt(g.prompt.text, 2), g.pair, tuple(r.ids for r in g.rollouts)) for g in groups]
+    tasks = [
+        ReplayGroup(backbone.chat_prompt(g.prompt.text, 2), g.pair, tuple(r.ids for r in g.rollouts)) for g in groups
+    ]
     total = 0.0
     for chunk in replay(backbone, vision, tasks, method="unpacked", prompts_per_chunk=len(tasks)):
         for g, rows in zip(groups, chunk.logprobs, strict=True):
@@ -75,7 +77,14 @@ def test_policy_gradient_does_not_depend_on_the_chunking(saga):
     found = []
     for per_chunk in (1, 4):
         leaves = rounds[0].vision.as_leaves()
-        backpropagate_policy(saga.session.backbone, leaves, groups, total, config, replace(saga.config.replay, prompts_per_chunk=per_chunk))
+        backpropagate_policy(
+            saga.session.backbone,
+            leaves,
+            groups,
+            total,
+            config,
+            replace(saga.config.replay, prompts_per_chunk=per_chunk),
+        )
         found.append(leaves.merged.grad)
     assert torch.allclose(found[0], found[1], atol=1e-6)
 
@@ -141,7 +150,10 @@ def test_same_seed_same_run_and_resume_after_a_crash_is_exact(saga_config, tmp_p
     monkeypatch.setattr(Saga, "step", real)
     train_saga(broken, resume=True)
     assert same(weights(saga_config.run), weights(broken.run))
-    logs = [[json.loads(line) for line in (Path(r) / "log.jsonl").read_text().splitlines()] for r in (saga_config.run, broken.run)]
+    logs = [
+        [json.loads(line) for line in (Path(r) / "log.jsonl").read_text().splitlines()]
+        for r in (saga_config.run, broken.run)
+    ]
     for log in logs:
         for line in log:
             line.pop("seconds", None)
@@ -150,7 +162,9 @@ def test_same_seed_same_run_and_resume_after_a_crash_is_exact(saga_config, tmp_p
 
 @pytest.mark.parametrize("supervision", ["permuted", "oracle", "wrong"])
 def test_controls_run(saga_config, supervision):
-    config = replace(saga_config, supervision=supervision, schedule=ScheduleConfig(steps=1, validate_every=1, checkpoint_every=1))
+    config = replace(
+        saga_config, supervision=supervision, schedule=ScheduleConfig(steps=1, validate_every=1, checkpoint_every=1)
+    )
     results = train_saga(config)
     assert 0 <= results["test"]["recall_at_1"] <= 1
     assert "test classes were read once" in results["selection"]
@@ -218,7 +232,12 @@ def test_a_run_of_another_configuration_is_not_overwritten(metric_config):
 
 
 def test_quota_and_dynamic_sampling_draw_further_micro_batches(saga_config):
-    config = replace(saga_config, pairs=PairConfig(pairs_per_round=4, contributing_pairs=4, quota={"same": 2, "random": 2, "hard": 0}, max_rounds=6))
+    config = replace(
+        saga_config,
+        pairs=PairConfig(
+            pairs_per_round=4, contributing_pairs=4, quota={"same": 2, "random": 2, "hard": 0}, max_rounds=6
+        ),
+    )
     session = Session(config)
     saga = Saga(session, config)
     with session:

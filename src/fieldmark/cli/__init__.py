@@ -46,9 +46,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"\nfieldmark: interrupted. {_how_to_resume(arguments)}", file=sys.stderr)
         return 130
-    except (
-        BrokenPipeError
-    ):  # whoever read our output (`| head`) has gone; so that Python's exit does not complain too
+    except BrokenPipeError:  # whoever read our output (`| head`) has gone; so that Python's exit does not complain too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except UsageError as error:

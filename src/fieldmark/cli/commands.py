@@ -31,9 +31,7 @@ class Command:
 COMMANDS: dict[str, Command] = {}
 
 
-def command(
-    words: str, summary: str, resume: Resume = "never"
-) -> Callable[[Callable[["Options"], Run]], None]:
+def command(words: str, summary: str, resume: Resume = "never") -> Callable[[Callable[["Options"], Run]], None]:
     """Decorator: register a command."""
 
     def register(declare: Callable[["Options"], Run]) -> None:
@@ -139,13 +137,9 @@ def _supervisor_check(options: "Options") -> Run:
         report = run_supervisor_check(given.config)
         print(report.as_text())
         if report.metric_gradient_norm is not None:
-            norms = {
-                kind: r.gradient_norm for kind, r in report.by_type.items() if r.gradient_norm is not None
-            }
+            norms = {kind: r.gradient_norm for kind, r in report.by_type.items() if r.gradient_norm is not None}
             shown = ", ".join(f"policy on {kind} pairs {norm:.3g}" for kind, norm in norms.items())
-            print(
-                f"\nnorm of the gradient at the tower: metric loss {report.metric_gradient_norm:.3g}; {shown}"
-            )
+            print(f"\nnorm of the gradient at the tower: metric loss {report.metric_gradient_norm:.3g}; {shown}")
         write_json(given.json, report.as_json())
 
     return run
@@ -153,9 +147,7 @@ def _supervisor_check(options: "Options") -> Run:
 
 def _declare_training(options: "Options", config: type) -> None:
     options.config(config, DATA_ALIASES)
-    options.flag(
-        "--resume", "Continue the run of this folder from its last checkpoint; start it if there is none."
-    )
+    options.flag("--resume", "Continue the run of this folder from its last checkpoint; start it if there is none.")
     options.flag("--overwrite", "Delete the run in this folder and start again.")
 
 
@@ -229,10 +221,7 @@ def _evaluate(options: "Options") -> Run:
 
         evaluation = evaluate_saved(given.config)
         figures = evaluation.as_json()
-        print(
-            f"{evaluation.encoder} on {evaluation.data} ({evaluation.split}): "
-            f"{evaluation.num_classes} classes"
-        )
+        print(f"{evaluation.encoder} on {evaluation.data} ({evaluation.split}): {evaluation.num_classes} classes")
         print(retrieval_table(figures))
         write_json(given.json, figures)
 
@@ -262,9 +251,7 @@ def _report(options: "Options") -> Run:
         from fieldmark.experiments.run_reports import report_runs
 
         runs = [Path(one) for one in given.run]
-        path = report_runs(
-            runs, Path(given.out), baseline=given.baseline, title=given.title, workers=given.workers
-        )
+        path = report_runs(runs, Path(given.out), baseline=given.baseline, title=given.title, workers=given.workers)
         print(f"report: {path}")
 
     return run
@@ -280,9 +267,7 @@ def _prompt_show(options: "Options") -> Run:
     """
     from fieldmark.policy.prompts import PromptStyle
 
-    options.add(
-        "--vocabulary", "birds, cars, aircraft, fieldguide, or the path of a YAML file.", default="fieldguide"
-    )
+    options.add("--vocabulary", "birds, cars, aircraft, fieldguide, or the path of a YAML file.", default="fieldguide")
     options.add(
         "--style",
         "structured: attribute by attribute; generic: differences and verdict only.",
@@ -325,12 +310,9 @@ def _tiny_model(options: "Options") -> Run:
         print(as_text(figures))
         if export is None:
             print(
-                "nothing exported; to try the model: "
-                f"fieldmark tiny-model --run {given.run} --export {given.run}/model"
+                f"nothing exported; to try the model: fieldmark tiny-model --run {given.run} --export {given.run}/model"
             )
-            print(
-                "and then give that folder as --model.supervisor, or copy it to src/fieldmark/models/bundled"
-            )
+            print("and then give that folder as --model.supervisor, or copy it to src/fieldmark/models/bundled")
         else:
             print(f"model: {export} (give it as --model.supervisor)")
 

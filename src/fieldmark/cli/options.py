@@ -77,9 +77,7 @@ class Options:
         self.parser.add_argument(name, action="store_true", help=help)
         self._flags.append(name.lstrip("-"))
 
-    def config(
-        self, config: type, aliases: Mapping[str, str] | None = None, ignored: Collection[str] = ()
-    ) -> None:
+    def config(self, config: type, aliases: Mapping[str, str] | None = None, ignored: Collection[str] = ()) -> None:
         """Every field of a dataclass as an option, from --config files too, and --print_config.
 
         Args:
@@ -102,9 +100,7 @@ class Options:
         before = set(known)
         self.parser.add_class_arguments(config)
         for option in [one for one in known if one not in before]:
-            if (
-                type(known[option]).__name__ == "_ActionConfigLoad"
-            ):  # "--data FILE" for a part: works, but clutters
+            if type(known[option]).__name__ == "_ActionConfigLoad":  # "--data FILE" for a part: works, but clutters
                 known[option].help = argparse.SUPPRESS
             else:
                 self._helps[option[2:]] = known[option].help or ""
@@ -166,9 +162,7 @@ class Options:
                 self._is_dict(full.rsplit(".", n)[0]) for n in range(1, full.count(".") + 1)
             ):
                 return full
-        names = [
-            one[2:] for one, a in known.items() if one.startswith("--") and a.help is not argparse.SUPPRESS
-        ]
+        names = [one[2:] for one, a in known.items() if one.startswith("--") and a.help is not argparse.SUPPRESS]
         guess = did_you_mean(name.replace("-", "_"), [*names, *self._aliases], prefix="--")
         raise self._error(f"unknown option '--{name}'{guess}")
 
@@ -210,9 +204,7 @@ class Options:
         missing = re.fullmatch(r"the following arguments are required: (.*)", message)
         if missing:
             known = self.parser._option_string_actions
-            names = [
-                f"--{name}" if f"--{name}" in known else name.upper() for name in missing.group(1).split(", ")
-            ]
+            names = [f"--{name}" if f"--{name}" in known else name.upper() for name in missing.group(1).split(", ")]
             return f"{' and '.join(names)} must be given"
         message = re.sub(r'Parser key "([^"]+)":?\s*', r"--\1: ", message)
         message = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", message)
@@ -238,9 +230,7 @@ class Options:
             lines += textwrap.wrap(
                 comment, 110 - len(indent), initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
             )
-            inline = yaml.safe_dump(
-                [to_plain(value)], default_flow_style=True, allow_unicode=True, width=10**6
-            )
+            inline = yaml.safe_dump([to_plain(value)], default_flow_style=True, allow_unicode=True, width=10**6)
             lines.append(f"{indent}{field.name}: {inline.strip()[1:-1]}")
         text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
         return text if prefix else f"# {self.command} --config THIS_FILE\n\n{text}\n"

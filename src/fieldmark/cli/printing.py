@@ -11,9 +11,7 @@ from fieldmark.training.run_folder import to_plain, write_text
 def retrieval_table(figures: Mapping[str, Any]) -> str:
     """Figures of `ZeroShotResult.as_json`, in percent."""
     columns = {
-        f"R@{key.rsplit('_', 1)[1]}": key
-        for key in figures
-        if key.startswith("recall_at_") and key[10:].isdigit()
+        f"R@{key.rsplit('_', 1)[1]}": key for key in figures if key.startswith("recall_at_") and key[10:].isdigit()
     }
     columns |= {"MAP@R": "map_at_r", "R-prec": "r_precision"}
     cells = {head: f"{100 * figures[key]:.1f}" for head, key in columns.items()}
@@ -21,11 +19,7 @@ def retrieval_table(figures: Mapping[str, Any]) -> str:
         cells["NMI"] = f"{100 * figures['nmi']:.1f} ± {100 * figures['nmi_std']:.1f}"
     widths = {head: max(len(head), len(cell)) + 2 for head, cell in cells.items()}
     low, high = figures["recall_at_1_interval"]
-    skipped = (
-        f", {figures['num_skipped']} without a second picture of their class"
-        if figures["num_skipped"]
-        else ""
-    )
+    skipped = f", {figures['num_skipped']} without a second picture of their class" if figures["num_skipped"] else ""
     interval = f"{100 * low:.1f} to {100 * high:.1f}"
     return "\n".join(
         (

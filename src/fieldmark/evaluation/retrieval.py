@@ -124,9 +124,7 @@ def top_k(
     gallery = queries if gallery is None else _unit_rows(gallery, "gallery")
     available = len(gallery) - int(exclude_self)
     if not 1 <= k <= available:
-        raise ValueError(
-            f"k is {k}, but {available} gallery images can be returned per query: choose 1..{available}"
-        )
+        raise ValueError(f"k is {k}, but {available} gallery images can be returned per query: choose 1..{available}")
     parts = list(_search(queries, gallery, k, exclude_self, chunk_size))
     return Neighbours(torch.cat([part[2] for part in parts]), torch.cat([part[1] for part in parts]))
 
@@ -233,9 +231,7 @@ def bootstrap_interval(
     else:
         groups = np.asarray(groups)
         if groups.shape != values.shape:
-            raise ValueError(
-                f"groups have shape {groups.shape}, values {values.shape}: one group per value is needed"
-            )
+            raise ValueError(f"groups have shape {groups.shape}, values {values.shape}: one group per value is needed")
         _, member = np.unique(groups, return_inverse=True)
         sums, counts = np.bincount(member, weights=values), np.bincount(member).astype(np.float64)
     random = np.random.default_rng(seed)
@@ -261,9 +257,7 @@ def _count_positives(labels: Tensor, target_labels: Tensor) -> Tensor:
 def _unit_rows(embeddings: Tensor, name: str) -> Tensor:
     """(n, D) float32, L2-normalised."""
     if embeddings.ndim != 2 or len(embeddings) == 0 or not embeddings.is_floating_point():
-        raise ValueError(
-            f"{name} are {tuple(embeddings.shape)} {embeddings.dtype}; expected (n, D) floats with n >= 1"
-        )
+        raise ValueError(f"{name} are {tuple(embeddings.shape)} {embeddings.dtype}; expected (n, D) floats with n >= 1")
     embeddings = embeddings.detach().float()
     norms = embeddings.norm(dim=1)
     bad = ~torch.isfinite(norms) | (norms == 0)
@@ -280,8 +274,7 @@ def _label_tensor(labels: Tensor | np.ndarray | Sequence[int], embeddings: Tenso
     tensor = labels if isinstance(labels, Tensor) else torch.tensor(np.asarray(labels))
     if tensor.shape != embeddings.shape[:1] or tensor.is_floating_point():
         raise ValueError(
-            f"{name} are {tuple(tensor.shape)} {tensor.dtype}; "
-            f"expected {len(embeddings)} integers, one per embedding"
+            f"{name} are {tuple(tensor.shape)} {tensor.dtype}; expected {len(embeddings)} integers, one per embedding"
         )
     return tensor.to(embeddings.device, torch.int64)
 

@@ -1,9 +1,9 @@
 """Is this supervisor worth training with, on these pictures? Asked before hours of GPU.
 
-SAGA learns from groups of rollouts that disagree, and only as much as right verdicts go with right descriptions. The check
-measures that without training: accuracy of the verdict by pair type, groups that would contribute, unparseable answers,
-entropy of the described values, where the advantage falls, the norm of each loss's gradient at the tower, and — where the
-true descriptions are known — whether the policy gradient points where the truth would.
+SAGA learns from groups of rollouts that disagree, and only as much as right verdicts go with right descriptions. The
+check measures that without training: accuracy of the verdict by pair type, groups that would contribute, unparseable
+answers, entropy of the described values, where the advantage falls, the norm of each loss's gradient at the tower, and
+— where the true descriptions are known — whether the policy gradient points where the truth would.
 """
 
 import math
@@ -65,7 +65,7 @@ class PairTypeReport:
     oracle_cosine: float | None
     """Cosine at the tower between the policy gradient of these pairs and that of the true descriptions."""
     oracle_self_cosine: float | None
-    """Cosine between the oracle gradients of two halves of the pairs: what a perfect signal would reach at this size."""
+    """Cosine between the oracle gradients of two halves of the pairs: what a perfect signal would reach."""
     gradient_norm: float | None
     """Norm of the policy gradient at the tower."""
 
@@ -90,22 +90,39 @@ class SupervisorReport:
 
     def as_text(self) -> str:
         """A table and the advice."""
+
         def show(value: float | None, form: str = ".2f") -> str:
             return "–" if value is None else format(value, form)
 
-        rows = [f"{'pairs':<8}{'right':>7}{'mixed':>7}{'unread':>8}{'tokens':>8}{'entropy':>9}{'true':>7}{'adv diff/shared':>18}{'cos oracle':>12}"]
+        rows = [
+            f"{'pairs':<8}{'right':>7}{'mixed':>7}{'unread':>8}{'tokens':>8}{'entropy':>9}{'true':>7}"
+            f"{'adv diff/shared':>18}{'cos oracle':>12}"
+        ]
         for kind, r in self.by_type.items():
+            advantage = f"{show(r.advantage_on_discriminating, '.3f')}/{show(r.advantage_on_shared, '.3f')}"
+            cosine = f"{show(r.oracle_cosine, '+.2f')} of {show(r.oracle_self_cosine, '+.2f')}"
             rows.append(
-                f"{kind:<8}{r.accuracy:>7.2f}{r.contributing:>7.2f}{r.unparseable:>8.2f}{r.tokens:>8.0f}{show(r.value_entropy):>9}"
-                f"{show(r.value_accuracy):>7}{show(r.advantage_on_discriminating, '.3f') + '/' + show(r.advantage_on_shared, '.3f'):>18}"
-                f"{show(r.oracle_cosine, '+.2f') + ' of ' + show(r.oracle_self_cosine, '+.2f'):>14}"
+                f"{kind:<8}{r.accuracy:>7.2f}{r.contributing:>7.2f}{r.unparseable:>8.2f}{r.tokens:>8.0f}"
+                f"{show(r.value_entropy):>9}{show(r.value_accuracy):>7}{advantage:>18}{cosine:>14}"
             )
         if self.mixture_cosine is not None:
-            rows.append(f"mixture trained on: cosine with the oracle {self.mixture_cosine:+.3f}; with permuted rewards {show(self.random_reward_cosine, '+.3f')}")
-        return "\n".join([*rows, "", "worth training" if self.worth_training else "not yet worth training", *(f"- {a}" for a in self.advice)])
+            rows.append(
+                f"mixture trained on: cosine with the oracle {self.mixture_cosine:+.3f}; "
+                f"with permuted rewards {show(self.random_reward_cosine, '+.3f')}"
+            )
+        return "\n".join(
+            [
+                *rows,
+                "",
+                "worth training" if self.worth_training else "not yet worth training",
+                *(f"- {a}" for a in self.advice),
+            ]
+        )
 
 
-def draw_check_pairs(labels: np.ndarray, embeddings: Tensor, count: int, generator: torch.Generator) -> dict[PairType, list[Pair]]:
+def draw_check_pairs(
+    labels: np.ndarray, embeddings: Tensor, count: int, generator: torch.Generator
+) -> dict[PairType, list[Pair]]:
     """``count`` pairs of each type from a whole collection; look-alikes are nearest pictures of another class."""
     labels_t = torch.tensor(labels)
     n = len(labels)
@@ -173,7 +190,9 @@ def check_supervisor(
             if config.gradients:
                 mixed = [g for g in judged if g.contributes]
                 parts["policy"].append(_tower_gradient(backbone, vision, mixed, rollouts, replay))
-                parts["permuted"].append(_tower_gradient(backbone, vision, [permute_rewards(g, generator) for g in mixed], rollouts, replay))
+                parts["permuted"].append(
+                    _tower_gradient(backbone, vision, [permute_rewards(g, generator) for g in mixed], rollouts, replay)
+                )
                 if truth is not None:
                     known = [truth[i] for i in index]
                     references = adjudicator.reference(local, known, different, generator)
@@ -197,7 +216,9 @@ def check_supervisor(
     return SupervisorReport(reports, mixture, random_reward, None, worth, advice)
 
 
-def metric_gradient_norm(backbone: Backbone, loss: nn.Module, pooler: nn.Module, images: Tensor, labels: Tensor) -> float:
+def metric_gradient_norm(
+    backbone: Backbone, loss: nn.Module, pooler: nn.Module, images: Tensor, labels: Tensor
+) -> float:
     """Norm at the tower of a metric loss on one batch, uint8 (B, H, W, 3) and (B,)."""
     backbone.zero_grad(set_to_none=True)
     vision = backbone.vision(backbone.pixels(images))
@@ -207,11 +228,17 @@ def metric_gradient_norm(backbone: Backbone, loss: nn.Module, pooler: nn.Module,
 
 
 def _mean_tokens(backbone: Backbone, images: Tensor) -> Tensor:
-    return torch.stack([t.float().mean(0) for t in backbone.vision(backbone.pixels(images.to(backbone.device))).split()]).cpu()
+    return torch.stack(
+        [t.float().mean(0) for t in backbone.vision(backbone.pixels(images.to(backbone.device))).split()]
+    ).cpu()
 
 
 def _tower_gradient(
-    backbone: Backbone, vision: VisionTokens, groups: Sequence[RolloutGroup], rollouts: RolloutConfig, replay: ReplayConfig
+    backbone: Backbone,
+    vision: VisionTokens,
+    groups: Sequence[RolloutGroup],
+    rollouts: RolloutConfig,
+    replay: ReplayConfig,
 ) -> Tensor:
     """Gradient at all tower parameters, flat, of the *summed* policy loss (so that batches add up)."""
     backbone.zero_grad(set_to_none=True)
@@ -219,12 +246,19 @@ def _tower_gradient(
         leaves = vision.as_leaves()
         backpropagate_policy(backbone, leaves, groups, 1, rollouts, replay)
         features = (vision.merged, *vision.deepstack)
-        torch.autograd.backward(features, [g.to(f.dtype) for f, g in zip(features, leaves.gradients(), strict=True)], retain_graph=True)
+        torch.autograd.backward(
+            features, [g.to(f.dtype) for f, g in zip(features, leaves.gradients(), strict=True)], retain_graph=True
+        )
     return _flat_gradient(backbone)
 
 
 def _flat_gradient(backbone: Backbone) -> Tensor:
-    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float().cpu() for p in backbone.tower_parameters()])
+    return torch.cat(
+        [
+            (torch.zeros_like(p) if p.grad is None else p.grad).flatten().float().cpu()
+            for p in backbone.tower_parameters()
+        ]
+    )
 
 
 def _global(group: RolloutGroup, index: Sequence[int]) -> RolloutGroup:
@@ -303,26 +337,42 @@ def _unit(a: Tensor) -> Tensor:
     return a / norm if norm > 0 else a
 
 
-def _advise(reports: Mapping[str, PairTypeReport], mixture: float | None, noise: float | None) -> tuple[tuple[str, ...], bool]:
+def _advise(
+    reports: Mapping[str, PairTypeReport], mixture: float | None, noise: float | None
+) -> tuple[tuple[str, ...], bool]:
     advice: list[str] = []
     blocking = False
     same, random = reports["same"], reports["random"]
     if max(r.unparseable for r in reports.values()) > 0.2:
-        advice.append("more than a fifth of the answers cannot be read: check prompt and vocabulary, or allow more new tokens")
+        advice.append(
+            "more than a fifth of the answers cannot be read: check prompt and vocabulary, or allow more new tokens"
+        )
         blocking = True
     if same.contributing < 0.1 and random.contributing < 0.1:
-        advice.append("fewer than a tenth of the groups disagree: there is next to no signal; raise the temperature, ask for more attributes, or draw hard pairs")
+        advice.append(
+            "fewer than a tenth of the groups disagree: there is next to no signal; "
+            "raise the temperature, ask for more attributes, or draw hard pairs"
+        )
         blocking = True
     if same.accuracy < 0.3:
-        advice.append(f"only {same.accuracy:.0%} of same-class verdicts are right: ask for fewer attributes per prompt (rollouts.attributes_per_prompt)")
+        advice.append(
+            f"only {same.accuracy:.0%} of same-class verdicts are right: "
+            "ask for fewer attributes per prompt (rollouts.attributes_per_prompt)"
+        )
         blocking = blocking or same.accuracy < 0.1
     if random.accuracy < 0.6:
-        advice.append(f"only {random.accuracy:.0%} of different-class verdicts are right: the supervisor does not see what tells these classes apart; use another vocabulary or a stronger model")
+        advice.append(
+            f"only {random.accuracy:.0%} of different-class verdicts are right: "
+            "the supervisor does not see what tells these classes apart; use another vocabulary or a stronger model"
+        )
         blocking = True
     if same.accuracy > 0.95 and random.accuracy > 0.95:
         advice.append("nearly every verdict is right already: little is left to learn from it; draw hard pairs")
     if mixture is not None and noise is not None and mixture <= max(0.0, noise):
-        advice.append(f"the reward's gradient does not point where the true descriptions do (cosine {mixture:+.2f}, permuted rewards {noise:+.2f})")
+        advice.append(
+            f"the reward's gradient does not point where the true descriptions do "
+            f"(cosine {mixture:+.2f}, permuted rewards {noise:+.2f})"
+        )
         blocking = True
     if not advice:
         advice.append("verdicts are in the range that teaches, groups disagree, answers can be read")

@@ -54,25 +54,42 @@ def run_demo(config: DemoConfig) -> Path:
     summary = summarise(rows, config, world_config, time.perf_counter() - began)
     _write(out / "results.json", json.dumps(summary, indent=2) + "\n")
     report = report_runs(
-        [out / method for method in DEMO_METHODS], out / "report.html", baseline=summary["baseline"], title="SAGA on Fieldguide",
+        [out / method for method in DEMO_METHODS],
+        out / "report.html",
+        baseline=summary["baseline"],
+        title="SAGA on Fieldguide",
         settings={key: summary[key] for key in ("seed", "world", "versions", "command", "seconds")},
     )
     print(f"\n{_table(summary)}\n\nReport: {report}\nFigures: {out / 'results.json'}")
     return report
 
 
-def summarise(rows: list[dict[str, Any]], config: DemoConfig, world: FieldguideConfig, seconds: float) -> dict[str, Any]:
-    """results.json: one row per method; ``potential_field`` is the better of its two poolers on the validation classes."""
+def summarise(
+    rows: list[dict[str, Any]], config: DemoConfig, world: FieldguideConfig, seconds: float
+) -> dict[str, Any]:
+    """results.json: one row per method; ``potential_field`` is its better pooler on the validation classes."""
     by_run = {row["run"]: row for row in rows}
     baseline = max(("metric_mean", "metric"), key=lambda m: by_run[m]["validation"]["recall_at_1"])
-    names = {"untrained": "untrained", baseline: "potential_field", "saga": "saga",
-             "saga_permuted_reward": "saga_permuted_reward", "oracle": "oracle"}
+    names = {
+        "untrained": "untrained",
+        baseline: "potential_field",
+        "saga": "saga",
+        "saga_permuted_reward": "saga_permuted_reward",
+        "oracle": "oracle",
+    }
     other = "metric" if baseline == "metric_mean" else "metric_mean"
     names[other] = "potential_field_other_pooler"
     return {
         "rows": [
-            {"method": names[row["run"]], "run": row["run"], **row["test"], "validation_recall_at_1": row["validation"]["recall_at_1"],
-             "steps": row["steps"], "pictures_seen": row["pictures_seen"], "seconds": row["seconds"]}
+            {
+                "method": names[row["run"]],
+                "run": row["run"],
+                **row["test"],
+                "validation_recall_at_1": row["validation"]["recall_at_1"],
+                "steps": row["steps"],
+                "pictures_seen": row["pictures_seen"],
+                "seconds": row["seconds"],
+            }
             for row in rows
         ],
         "baseline": baseline,
@@ -88,7 +105,10 @@ def summarise(rows: list[dict[str, Any]], config: DemoConfig, world: FieldguideC
 def _table(summary: dict[str, Any]) -> str:
     lines = [f"{'method':<32}{'R@1':>7}{'R@2':>7}{'MAP@R':>8}{'NMI':>7}"]
     for row in summary["rows"]:
-        lines.append(f"{row['method']:<32}{100 * row['recall_at_1']:>7.1f}{100 * row['recall_at_2']:>7.1f}{100 * row['map_at_r']:>8.1f}{100 * row['nmi']:>7.1f}")
+        lines.append(
+            f"{row['method']:<32}{100 * row['recall_at_1']:>7.1f}{100 * row['recall_at_2']:>7.1f}"
+            f"{100 * row['map_at_r']:>8.1f}{100 * row['nmi']:>7.1f}"
+        )
     return "\n".join(lines)
 
 

@@ -75,9 +75,7 @@ def evaluate_saved(config: EvaluationConfig) -> Evaluation:
     folder = encoder_folder(Path(config.encoder))
     images, data = _images(config, folder)
     if len(images) == 0:
-        raise ValueError(
-            f"the {config.split} split of {data} is empty: choose another --split or --train_fraction"
-        )
+        raise ValueError(f"the {config.split} split of {data} is empty: choose another --split or --train_fraction")
     encoder = RetrievalEncoder.from_pretrained(folder, device=config.device)
     result = evaluate_encoder(encoder, images, batch_size=config.batch_size, workers=config.workers)
     return Evaluation(folder, data, config.split, images.num_classes, result)
@@ -90,9 +88,7 @@ def _images(config: EvaluationConfig, folder: Path) -> tuple[LabelledImages, str
     data = DataConfig() if stored is None else read_part(DataConfig, stored, "data", run)
     path = config.data or data.path
     if not path:
-        raise ValueError(
-            f"no pictures given, and {folder} belongs to no run that tells which: set --data FOLDER"
-        )
+        raise ValueError(f"no pictures given, and {folder} belongs to no run that tells which: set --data FOLDER")
     if config.split == "all":
         images, bad = screen_images(load_collection(path), skip_bad=config.skip_bad, workers=config.workers)
         for one in bad:

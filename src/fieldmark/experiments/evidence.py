@@ -35,7 +35,17 @@ class EvidenceConfig:
     """World and training seeds: never used for development."""
     habitats: tuple[float, ...] = (1.0, 0.0)
     """ρ. The full grid runs at the first; the others run ``elsewhere`` only."""
-    methods: tuple[str, ...] = ("saga", "metric", "saga_permuted_reward", "untrained", "metric_mean", "kl", "grpo", "oracle", "wrong_descriptions")
+    methods: tuple[str, ...] = (
+        "saga",
+        "metric",
+        "saga_permuted_reward",
+        "untrained",
+        "metric_mean",
+        "kl",
+        "grpo",
+        "oracle",
+        "wrong_descriptions",
+    )
     """In this order: most telling first."""
     elsewhere: tuple[str, ...] = ("metric", "metric_mean", "saga", "untrained")
     """Methods at the other values of ρ."""
@@ -90,43 +100,68 @@ def collect(config: EvidenceConfig) -> list[dict[str, Any]]:
         path = job.run / "results.json"
         if path.is_file():
             stored = json.loads(path.read_text())
-            rows.append({"habitat": habitat, "seed": job.seed, "method": job.method, **stored["test"], "seconds": stored.get("seconds"),
-                         "validation_recall_at_1": stored["validation"]["recall_at_1"], "best_step": stored["validation"]["best_step"]})
+            rows.append(
+                {
+                    "habitat": habitat,
+                    "seed": job.seed,
+                    "method": job.method,
+                    **stored["test"],
+                    "seconds": stored.get("seconds"),
+                    "validation_recall_at_1": stored["validation"]["recall_at_1"],
+                    "best_step": stored["validation"]["best_step"],
+                }
+            )
     return rows
 
 
 def write_table(rows: Sequence[dict[str, Any]], config: EvidenceConfig) -> None:
-    """docs/evidence/fieldguide.{json,md}: means over seeds and paired differences to the better Potential Field."""
+    """Two files in docs/evidence, a table and its JSON: means over seeds, paired differences to Potential Field."""
     folder = Path(config.docs)
     folder.mkdir(parents=True, exist_ok=True)
     lines = [
         "# SAGA on Fieldguide",
         "",
-        "Made by `make evidence` (" + ", ".join(f"seed {s}" for s in config.seeds) + "). Recall in percent on unseen species; "
-        "mean ± sample standard deviation over seeds. *Difference*: R@1 minus the better of both Potential Field rows of the same seed.",
+        "Made by `make evidence` ("
+        + ", ".join(f"seed {s}" for s in config.seeds)
+        + "). Recall in percent on unseen species; "
+        "mean ± sample standard deviation over seeds. *Difference*: R@1 minus the better of both Potential Field rows "
+        "of the same seed.",
     ]
     for habitat in config.habitats:
         here = [r for r in rows if r["habitat"] == habitat]
-        lines += ["", f"## Habitat dial ρ = {habitat:g}", "", "| method | R@1 | R@2 | MAP@R | NMI | difference | seeds | R@1 on validation | seconds |", "|---|---|---|---|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"## Habitat dial ρ = {habitat:g}",
+            "",
+            "| method | R@1 | R@2 | MAP@R | NMI | difference | seeds | R@1 on validation | seconds |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
         for method in config.methods if habitat == config.habitats[0] else config.elsewhere:
             mine = [r for r in here if r["method"] == method]
             if not mine:
                 lines.append(f"| {TITLES[method]} | not run yet | | | | | | | |")
                 continue
             gaps = [gap for r in mine if (gap := paired_difference(here, r)) is not None]
-            lines.append(
-                f"| {TITLES[method]} | {_spread(100 * r['recall_at_1'] for r in mine)} | {_spread(100 * r['recall_at_2'] for r in mine)} | "
-                f"{_spread(100 * r['map_at_r'] for r in mine)} | {_spread(100 * r['nmi'] for r in mine)} | {_spread(gaps, sign=True) if gaps else '–'} | "
-                f"{len(mine)} | {_spread(100 * r['validation_recall_at_1'] for r in mine)} | {_spread((r['seconds'] or 0 for r in mine), digits=0)} |"
-            )
-    (folder / "fieldguide.md").write_text("\n".join(lines) + "\n")
-    (folder / "fieldguide.json").write_text(json.dumps({"config": asdict(config), "rows": list(rows)}, indent=1) + "\n")
+            columns = ("recall_at_1", "recall_at_2", "map_at_r", "nmi")
+            cells = [
+                TITLES[method],
+                *(_spread(100 * r[column] for r in mine) for column in columns),
+                _spread(gaps, sign=True) if gaps else "–",
+                str(len(mine)),
+                _spread(100 * r["validation_recall_at_1"] for r in mine),
+                _spread((r["seconds"] or 0 for r in mine), digits=0),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    stored = {"config": asdict(config), "rows": list(rows)}
+    for suffix, text in ((".md", "\n".join(lines)), (".json", json.dumps(stored, indent=1))):
+        (folder / "fieldguide").with_suffix(suffix).write_text(text + "\n")
 
 
 def paired_difference(rows: Iterable[dict[str, Any]], row: dict[str, Any]) -> float | None:
     """R@1 in points of ``row`` minus the better Potential Field of the same world and seed; None if that is missing."""
     baselines = [
-        r["recall_at_1"] for r in rows
+        r["recall_at_1"]
+        for r in rows
         if r["method"] in ("metric", "metric_mean") and r["seed"] == row["seed"] and r["habitat"] == row["habitat"]
     ]
     return 100 * (row["recall_at_1"] - max(baselines)) if baselines else None

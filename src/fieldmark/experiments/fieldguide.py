@@ -44,7 +44,9 @@ def load_recipe(path: Path = CONFIGS / "saga.yaml") -> SagaConfig:
         ValueError: if the file is missing or does not fit SagaConfig.
     """
     if not path.is_file():
-        raise ValueError(f"{path} is missing: the Fieldguide recipes are part of the repository, run from a checkout of it")
+        raise ValueError(
+            f"{path} is missing: the Fieldguide recipes are part of the repository, run from a checkout of it"
+        )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(SagaConfig)
     parsed = parser.instantiate_classes(parser.parse_path(str(path)))
@@ -73,13 +75,24 @@ def method_config(job: Job, recipe: SagaConfig) -> SagaConfig | MetricConfig:
     if job.method in ("metric", "metric_mean"):
         model = base.model if job.method == "metric" else replace(base.model, pooler="mean")
         return MetricConfig(
-            run=base.run, seed=base.seed, data=base.data, model=model, metric=base.metric, optimiser=base.optimiser, schedule=base.schedule
+            run=base.run,
+            seed=base.seed,
+            data=base.data,
+            model=model,
+            metric=base.metric,
+            optimiser=base.optimiser,
+            schedule=base.schedule,
         )
     if job.method == "kl":
         return replace(base, weights=replace(weights, policy=0.0, policy_relative=None))
     if job.method == "grpo":
         return replace(base, weights=replace(weights, alignment=0.0))
-    supervision = {"saga": "verdict", "saga_permuted_reward": "permuted", "oracle": "oracle", "wrong_descriptions": "wrong"}
+    supervision = {
+        "saga": "verdict",
+        "saga_permuted_reward": "permuted",
+        "oracle": "oracle",
+        "wrong_descriptions": "wrong",
+    }
     return replace(base, supervision=supervision[job.method])  # type: ignore[arg-type]
 
 
@@ -93,8 +106,15 @@ def run_job(job: Job, recipe: SagaConfig) -> dict[str, Any]:
         outcome = _untrained(job, recipe)
     else:
         config = method_config(job, recipe)
-        outcome = train_metric(config, resume=True) if isinstance(config, MetricConfig) else train_saga(config, resume=True)
-    outcome |= {"method": job.method, "seed": job.seed, "seconds": time.perf_counter() - began, "threads": torch.get_num_threads()}
+        outcome = (
+            train_metric(config, resume=True) if isinstance(config, MetricConfig) else train_saga(config, resume=True)
+        )
+    outcome |= {
+        "method": job.method,
+        "seed": job.seed,
+        "seconds": time.perf_counter() - began,
+        "threads": torch.get_num_threads(),
+    }
     temporary = results.with_suffix(".writing")
     temporary.write_text(json.dumps(outcome, indent=2) + "\n")
     temporary.rename(results)
@@ -112,4 +132,9 @@ def _untrained(job: Job, recipe: SagaConfig) -> dict[str, Any]:
     test = evaluate_encoder(encoder, split.test)
     encoder.save_pretrained(run.encoder)
     validation = evaluate_encoder(encoder, split.validation, nmi_seeds=())
-    return {"test": test.as_json(), "validation": {"recall_at_1": validation.recall_at_k[1], "best_step": 0}, "steps": 0, "pictures_seen": 0}
+    return {
+        "test": test.as_json(),
+        "validation": {"recall_at_1": validation.recall_at_k[1], "best_step": 0},
+        "steps": 0,
+        "pictures_seen": 0,
+    }

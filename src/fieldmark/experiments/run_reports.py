@@ -148,9 +148,7 @@ def _note(run: _Run) -> str:
     chosen = run.results.get("validation", {}).get("best_step", steps)
     kept = run.config["schedule"]["select"]
     rate = run.config["optimiser"]["tower_lr"]
-    choice = (
-        f"step {chosen} chosen by Recall@1 on validation classes" if kept == "best" else "the last step kept"
-    )
+    choice = f"step {chosen} chosen by Recall@1 on validation classes" if kept == "best" else "the last step kept"
     seed = run.config["seed"]
     seen = f"{steps} steps, {run.results['pictures_seen']} pictures seen"
     return f"{seen}, tower learning rate {rate:g}, seed {seed}; {choice}."
@@ -172,7 +170,5 @@ def _settings(runs: Sequence[_Run], names: Sequence[str]) -> dict[str, Any]:
         record = run.path / "run.json"
         if record.is_file():
             start = json.loads(record.read_text(encoding="utf-8"))["starts"][-1]
-            settings[name] = {
-                key: start[key] for key in ("command", "time", "git_commit", "versions") if key in start
-            }
+            settings[name] = {key: start[key] for key in ("command", "time", "git_commit", "versions") if key in start}
     return settings

@@ -55,7 +55,5 @@ def encoder_folder(path: Path) -> Path:
     if (path / "config.yaml").is_file():
         raise ValueError(f"{path} is a run that has saved no encoder yet: finish it with --resume")
     if not (path / "config.json").is_file():
-        raise ValueError(
-            f"{path} is neither a run's folder nor a saved encoder (config.json and model.safetensors)"
-        )
+        raise ValueError(f"{path} is neither a run's folder nor a saved encoder (config.json and model.safetensors)")
     return path

@@ -88,6 +88,4 @@ def _metric_norm(config: SupervisorCheckRun, backbone: Backbone, images: Labelle
     with ImageLoader(images, data.image_size, batches, seed=seed, workers=0) as loader:
         batch = loader.load(0)
     device = config.model.device
-    return metric_gradient_norm(
-        backbone, loss, encoder.pooler, batch.images.to(device), batch.labels.to(device)
-    )
+    return metric_gradient_norm(backbone, loss, encoder.pooler, batch.images.to(device), batch.labels.to(device))

@@ -103,9 +103,7 @@ class PotentialField(nn.Module):
     ) -> None:
         super().__init__()
         if proxies_per_class < 1:
-            raise ValueError(
-                f"proxies_per_class is {proxies_per_class}; at least one proxy per class is needed"
-            )
+            raise ValueError(f"proxies_per_class is {proxies_per_class}; at least one proxy per class is needed")
         _check_field(delta, alpha, reduction)
         self.delta, self.alpha, self.reduction = delta, alpha, reduction
         proxies = torch.randn(num_classes, proxies_per_class, embedding_size, generator=generator)
@@ -116,9 +114,7 @@ class PotentialField(nn.Module):
         return potential_field(embeddings, labels, self.proxies, self.delta, self.alpha, self.reduction)
 
     def extra_repr(self) -> str:
-        return (
-            f"proxies={tuple(self.proxies.shape)}, delta={self.delta}, alpha={self.alpha}, {self.reduction}"
-        )
+        return f"proxies={tuple(self.proxies.shape)}, delta={self.delta}, alpha={self.alpha}, {self.reduction}"
 
 
 class _TotalPotential(torch.autograd.Function):
@@ -175,9 +171,7 @@ class _TotalPotential(torch.autograd.Function):
         return grad_output * gradient, None, None, None
 
 
-def _subtract_near(
-    squared: Tensor, rows: Tensor, points: Tensor, near_rows: Tensor, near_columns: Tensor
-) -> None:
+def _subtract_near(squared: Tensor, rows: Tensor, points: Tensor, near_rows: Tensor, near_columns: Tensor) -> None:
     """Overwrite the squared distances of close pairs with |a - b|^2, taken without cancellation."""
     for part in _parts(near_rows, points.shape[1]):
         i, j = near_rows[part], near_columns[part]
@@ -190,34 +184,26 @@ def _parts(pairs: Tensor, width: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(pairs), step)]
 
 
-def _check(
-    embeddings: Tensor, labels: Tensor, proxies: Tensor, delta: float, alpha: float, reduction: str
-) -> None:
+def _check(embeddings: Tensor, labels: Tensor, proxies: Tensor, delta: float, alpha: float, reduction: str) -> None:
     _check_field(delta, alpha, reduction)
     if embeddings.ndim != 2 or len(embeddings) == 0:
         raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}; expected (B, D_e) with B >= 1")
     if proxies.ndim != 3 or proxies.shape[2] != embeddings.shape[1]:
-        raise ValueError(
-            f"proxies have shape {tuple(proxies.shape)}; expected (num_classes, M, {embeddings.shape[1]})"
-        )
+        raise ValueError(f"proxies have shape {tuple(proxies.shape)}; expected (num_classes, M, {embeddings.shape[1]})")
     if labels.shape != embeddings.shape[:1] or labels.is_floating_point():
         raise ValueError(
-            f"labels are {tuple(labels.shape)} {labels.dtype}; "
-            f"expected {len(embeddings)} integers, one per embedding"
+            f"labels are {tuple(labels.shape)} {labels.dtype}; expected {len(embeddings)} integers, one per embedding"
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= len(proxies):
         raise ValueError(
-            f"labels span {low}..{high}, but there are proxies for {len(proxies)} classes: "
-            "renumber labels from 0"
+            f"labels span {low}..{high}, but there are proxies for {len(proxies)} classes: renumber labels from 0"
         )
 
 
 def _check_field(delta: float, alpha: float, reduction: str) -> None:
     if not MIN_DISTANCE < delta < 2:
-        raise ValueError(
-            f"delta is {delta}; it is a distance on the unit sphere: choose {MIN_DISTANCE} < delta < 2"
-        )
+        raise ValueError(f"delta is {delta}; it is a distance on the unit sphere: choose {MIN_DISTANCE} < delta < 2")
     if not alpha > 0:
         raise ValueError(f"alpha is {alpha}; the field must decay: choose alpha > 0")
     if reduction not in ("mean", "sum"):

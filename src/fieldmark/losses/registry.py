@@ -42,9 +42,7 @@ class MetricLossConfig:
 
     def __post_init__(self) -> None:
         if not self.proxy_lr_factor > 0:
-            raise ValueError(
-                f"proxy_lr_factor is {self.proxy_lr_factor}; choose a positive one (published: 100)"
-            )
+            raise ValueError(f"proxy_lr_factor is {self.proxy_lr_factor}; choose a positive one (published: 100)")
 
 
 class MetricLoss(nn.Module):
@@ -66,8 +64,7 @@ class MetricLoss(nn.Module):
         """embeddings (B, D_e), labels (B,) integers in [0, num_classes) -> scalar, float32 or wider."""
         if embeddings.ndim != 2 or embeddings.shape[1] != self.embedding_size or len(embeddings) == 0:
             raise ValueError(
-                f"embeddings have shape {tuple(embeddings.shape)}; "
-                f"{self.name} was built for (B, {self.embedding_size})"
+                f"embeddings have shape {tuple(embeddings.shape)}; {self.name} was built for (B, {self.embedding_size})"
             )
         if labels.shape != embeddings.shape[:1] or labels.is_floating_point():
             raise ValueError(
@@ -86,9 +83,7 @@ class MetricLoss(nn.Module):
             value = self.inner(embeddings, labels.to(embeddings.device))
         if not isinstance(value, Tensor) or value.ndim != 0:
             found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(
-                f"metric loss {self.name!r} returned {found}; return a scalar tensor, e.g. its mean"
-            )
+            raise ValueError(f"metric loss {self.name!r} returned {found}; return a scalar tensor, e.g. its mean")
         return value
 
 
@@ -96,9 +91,7 @@ def register_metric_loss(name: str) -> Callable[[_Target], _Target]:
     """Decorator: make a loss function or a factory available as `MetricLossConfig.name`."""
 
     if not name or ":" in name:
-        raise ValueError(
-            f"metric loss name {name!r} must be non-empty, without ':' (that marks import paths)"
-        )
+        raise ValueError(f"metric loss name {name!r} must be non-empty, without ':' (that marks import paths)")
     if name in _REGISTRY:
         raise ValueError(f"metric loss {name!r} is registered already: choose another name")
 
@@ -132,9 +125,7 @@ def build_metric_loss(
         ModuleNotFoundError: the loss comes from pytorch-metric-learning and that is not installed.
     """
     if num_classes < 1 or embedding_size < 1:
-        raise ValueError(
-            f"num_classes is {num_classes} and embedding_size {embedding_size}; both must be positive"
-        )
+        raise ValueError(f"num_classes is {num_classes} and embedding_size {embedding_size}; both must be positive")
     target = _find(config.name)
     if generator is None:
         generator = torch.Generator().manual_seed(0)
@@ -152,9 +143,7 @@ def build_metric_loss(
     return MetricLoss(config.name, inner, num_classes, embedding_size)
 
 
-def proxy_parameter_groups(
-    loss: nn.Module, config: MetricLossConfig, pooler_lr: float
-) -> list[dict[str, Any]]:
+def proxy_parameter_groups(loss: nn.Module, config: MetricLossConfig, pooler_lr: float) -> list[dict[str, Any]]:
     """Optimiser group of the loss's own parameters: `proxy_lr_factor` times the pooler's rate, no weight
     decay.
 
@@ -191,8 +180,7 @@ def _import(path: str) -> Callable[..., Any]:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise ValueError(
-            f"metric loss {path!r}: there is no module {error.name!r}; "
-            "install it or put its folder on PYTHONPATH"
+            f"metric loss {path!r}: there is no module {error.name!r}; install it or put its folder on PYTHONPATH"
         ) from error
     target = getattr(module, attribute, None)
     if not callable(target):
@@ -214,15 +202,12 @@ def _arguments(
     allowed = sorted(named.keys() - context.keys() - supplied)
     for option in options:
         if option in context or option in supplied:
-            raise ValueError(
-                f"option {option!r} of metric loss {name!r} is set by the training run: remove it"
-            )
+            raise ValueError(f"option {option!r} of metric loss {name!r} is set by the training run: remove it")
         if option not in named and not takes_any:
             nearest = difflib.get_close_matches(option, allowed, n=1, cutoff=0.4)
             hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
             raise ValueError(
-                f"metric loss {name!r} has no option {option!r}.{hint} "
-                f"Its options: {', '.join(allowed) or 'none'}"
+                f"metric loss {name!r} has no option {option!r}.{hint} Its options: {', '.join(allowed) or 'none'}"
             )
     arguments = {key: value for key, value in context.items() if key in named} | dict(options)
     missing = [
@@ -231,9 +216,7 @@ def _arguments(
         if value.default is inspect.Parameter.empty and key not in arguments and key not in supplied
     ]
     if missing:
-        raise ValueError(
-            f"metric loss {name!r} needs the option(s) {', '.join(missing)}: set them under options"
-        )
+        raise ValueError(f"metric loss {name!r} needs the option(s) {', '.join(missing)}: set them under options")
     return arguments
 
 

@@ -90,7 +90,9 @@ class Adjudicator:
         self.vocabulary: Vocabulary = load_vocabulary(config.vocabulary)
         count = config.attributes_per_prompt
         if count is not None and count > len(self.vocabulary.attributes):
-            raise ValueError(f"attributes_per_prompt is {count}, but {config.vocabulary} has {len(self.vocabulary.attributes)}")
+            raise ValueError(
+                f"attributes_per_prompt is {count}, but {config.vocabulary} has {len(self.vocabulary.attributes)}"
+            )
         self.reward = resolve_reward(config.reward, options=config.reward_options)
         self.words = verdict_words(backbone.tokenizer) if "answer_logprobs" in self.reward.arguments else None
         self.longest_prompt_tokens = len(backbone.chat_prompt(build_prompt(self.vocabulary, config.style).text, 2).ids)
@@ -134,9 +136,16 @@ class Adjudicator:
         )
         return [
             build_group(
-                self.backbone.tokenizer, group, prompt, (pair.a, pair.b), pair.same,
-                "same" if pair.same else different_type, self.reward,
-                words=self.words, baseline=c.baseline, scale=c.scale,
+                self.backbone.tokenizer,
+                group,
+                prompt,
+                (pair.a, pair.b),
+                pair.same,
+                "same" if pair.same else different_type,
+                self.reward,
+                words=self.words,
+                baseline=c.baseline,
+                scale=c.scale,
             )
             for pair, prompt, group in zip(pairs, prompts, completions, strict=True)
         ]
@@ -163,11 +172,15 @@ class Adjudicator:
             text = reference_answer(
                 self.vocabulary, attributes[pair.a], attributes[pair.b], pair.same, self.config.style, asked
             )
-            ids = torch.tensor([*self.backbone.tokenizer(text, add_special_tokens=False)["input_ids"], self.backbone.stop_ids[0]])
+            ids = torch.tensor(
+                [*self.backbone.tokenizer(text, add_special_tokens=False)["input_ids"], self.backbone.stop_ids[0]]
+            )
             nothing = torch.zeros(len(ids))
             completion = Completion(ids, nothing, nothing, torch.zeros(len(ids), 0), "stop")
             kind: PairType = "same" if pair.same else different_type
-            rollout = read_rollout(self.backbone.tokenizer, completion, prompt, pair.same, kind, resolve_reward("verdict_correct"), None)
+            rollout = read_rollout(
+                self.backbone.tokenizer, completion, prompt, pair.same, kind, resolve_reward("verdict_correct"), None
+            )
             ones = torch.ones(1)
             groups.append(RolloutGroup((pair.a, pair.b), pair.same, kind, prompt, (rollout,), ones, ones))
         return groups

@@ -31,16 +31,12 @@ def teacher_map(attention: Tensor, tokens: Iterable[range], patches: Tensor) -> 
     if attention.ndim != 2:
         raise ValueError(f"attention must be (T, L_prompt), got shape {tuple(attention.shape)}")
     if patches.numel() == 0 or int(patches.min()) < 0 or int(patches.max()) >= attention.shape[1]:
-        raise ValueError(
-            f"patch positions must be some of 0..{attention.shape[1] - 1}, got {patches.tolist()[:8]}"
-        )
+        raise ValueError(f"patch positions must be some of 0..{attention.shape[1] - 1}, got {patches.tolist()[:8]}")
     positions = sorted({position for span in tokens for position in span})
     if not positions:
         return None
     if positions[0] < 0 or positions[-1] >= attention.shape[0]:
-        raise ValueError(
-            f"token positions {positions[0]}..{positions[-1]} exceed the {attention.shape[0]} rows"
-        )
+        raise ValueError(f"token positions {positions[0]}..{positions[-1]} exceed the {attention.shape[0]} rows")
     rows = torch.tensor(positions, device=attention.device)
     onto = attention.detach()[rows][:, patches.to(attention.device)].float()
     mass = onto.sum(dim=1, keepdim=True)

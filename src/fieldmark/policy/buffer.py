@@ -91,19 +91,13 @@ class ContributingBuffer:
 
     def __post_init__(self) -> None:
         if self.target < 1 or self.max_rounds < 1:
-            raise ValueError(
-                f"target and max_rounds must be at least 1, got {self.target} and {self.max_rounds}"
-            )
+            raise ValueError(f"target and max_rounds must be at least 1, got {self.target} and {self.max_rounds}")
         if self.quota is not None:
             unknown = [name for name in self.quota if name not in PAIR_TYPES]
             if unknown:
-                raise ValueError(
-                    f"unknown pair type {unknown[0]!r} in the quota; types: {', '.join(PAIR_TYPES)}"
-                )
+                raise ValueError(f"unknown pair type {unknown[0]!r} in the quota; types: {', '.join(PAIR_TYPES)}")
             if min(self.quota.values(), default=0) < 0 or sum(self.quota.values()) != self.target:
-                raise ValueError(
-                    f"the quota {dict(self.quota)} must be non-negative and sum to target={self.target}"
-                )
+                raise ValueError(f"the quota {dict(self.quota)} must be non-negative and sum to target={self.target}")
         self.counts = {name: GroupCounts() for name in PAIR_TYPES}
 
     @property
@@ -131,9 +125,7 @@ class ContributingBuffer:
             ValueError: if no more rounds are wanted.
         """
         if not self.wants_more:
-            raise ValueError(
-                f"the buffer is closed after {self.rounds} rounds with {len(self.groups)} groups"
-            )
+            raise ValueError(f"the buffer is closed after {self.rounds} rounds with {len(self.groups)} groups")
         self.rounds += 1
         for group in groups:
             counts = self.counts[group.pair_type]
@@ -178,7 +170,5 @@ def permute_rewards(group: RolloutGroup, generator: torch.Generator) -> RolloutG
     """
     order = torch.randperm(len(group.rollouts), generator=generator)
     rewards, advantages = group.rewards[order], group.advantages[order]
-    rollouts = tuple(
-        replace(rollout, reward=float(r)) for rollout, r in zip(group.rollouts, rewards, strict=True)
-    )
+    rollouts = tuple(replace(rollout, reward=float(r)) for rollout, r in zip(group.rollouts, rewards, strict=True))
     return replace(group, rollouts=rollouts, rewards=rewards, advantages=advantages)

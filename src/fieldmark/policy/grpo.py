@@ -103,9 +103,7 @@ def grpo_loss(
     if advantages.shape != logprobs.shape[:1]:
         raise ValueError(f"advantages have shape {tuple(advantages.shape)} for {logprobs.shape[0]} rows")
     if num_tokens < 1:
-        raise ValueError(
-            f"num_tokens is the number of tokens of the whole buffer and at least 1, got {num_tokens}"
-        )
+        raise ValueError(f"num_tokens is the number of tokens of the whole buffer and at least 1, got {num_tokens}")
     if clip is not None and old_logprobs is None:
         raise ValueError("clip needs old_logprobs: without them there is no ratio to clip")
     weights = advantages.detach()[:, None] * (1.0 if token_weights is None else token_weights.detach())
@@ -175,7 +173,6 @@ def _finite(values: Tensor, counts: Tensor, name: str) -> Tensor:
     if not bool(torch.isfinite(chosen).all()):
         row, token = torch.nonzero(~torch.isfinite(chosen))[0].tolist()
         raise ValueError(
-            f"{name} of row {row}, token {token} is {chosen[row, token].item()}; "
-            "the model's logits overflowed"
+            f"{name} of row {row}, token {token} is {chosen[row, token].item()}; the model's logits overflowed"
         )
     return chosen

@@ -97,14 +97,10 @@ def _character_starts(data: bytes, text: str) -> np.ndarray:
         return np.cumsum([0, *(len(character.encode()) for character in text)])[:-1]
     starts: list[int] = []
     at = 0
-    while at < len(
-        data
-    ):  # one to three bytes that begin a character without completing it decode to one U+FFFD
+    while at < len(data):  # one to three bytes that begin a character without completing it decode to one U+FFFD
         starts.append(at)
         at += next(
-            n
-            for n in (4, 3, 2, 1)
-            if len(data) >= at + n and len(data[at : at + n].decode(errors="replace")) == 1
+            n for n in (4, 3, 2, 1) if len(data) >= at + n and len(data[at : at + n].decode(errors="replace")) == 1
         )
     return np.array(starts)
 

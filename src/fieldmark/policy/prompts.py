@@ -53,9 +53,7 @@ def pair_prompt_parts(
     pieces = prompt_pieces(vocabulary, style)
     if style == "generic":
         if attributes is not None:
-            raise ValueError(
-                "the generic prompt names no attributes; leave them out or use style='structured'"
-            )
+            raise ValueError("the generic prompt names no attributes; leave them out or use style='structured'")
         return pieces
     return pieces[:2] + _joined(vocabulary.select(attributes)) + pieces[2:]
 
@@ -75,8 +73,7 @@ def prompt_pieces(vocabulary: Vocabulary, style: PromptStyle = "structured") -> 
     if style != "structured":
         raise ValueError(f"unknown prompt style {style!r}; use one of {', '.join(get_args(PromptStyle))}")
     return (
-        f"Act as an expert in {v.identifies} ({v.expert}), looking at two photographs: {v.item} 1 and "
-        f"{v.item} 2. ",
+        f"Act as an expert in {v.identifies} ({v.expert}), looking at two photographs: {v.item} 1 and {v.item} 2. ",
         f"{v.prefix} experts tell {v.targets} apart by these attributes: ",
         ".\n",
         f"1. {v.item.capitalize()} 1: write for each attribute, in a few words, what you see "
@@ -84,8 +81,7 @@ def prompt_pieces(vocabulary: Vocabulary, style: PromptStyle = "structured") -> 
         f"2. {v.item.capitalize()} 2: write the same, from its own photograph.\n",
         f"3. Differences: name what matters most for telling the two {v.items} apart; ignore pose, light and "
         "background.\n",
-        f"4. {v.verdict_label}: judge from the above whether the two {v.items} are the "
-        f"{v.verdict_question}.\n",
+        f"4. {v.verdict_label}: judge from the above whether the two {v.items} are the {v.verdict_question}.\n",
         "Give only one JSON object, with every attribute under both keys:\n"
         f'{{"{first}": {{"<attribute>": "<text>"}}, "{second}": {{"<attribute>": "<text>"}}, '
         '"differences": "<text>", "confidence": "high|medium|low", "reasoning": "<one sentence>", '
@@ -143,7 +139,7 @@ def answer_pieces(vocabulary: Vocabulary, style: PromptStyle = "structured") -> 
     never to the values.
     """
     v = vocabulary
-    tail = (f'", "{v.verdict_key}": "', '"}', "yes", "no", VERSUS, AGREES, DIFFERS, *_REASONS)
+    tail: tuple[str, ...] = (f'", "{v.verdict_key}": "', '"}', "yes", "no", VERSUS, AGREES, DIFFERS, *_REASONS)
     tail += tuple(f"{name}: " for name in v.all_attributes)
     if style == "generic":
         return ('{"differences": "', '", "reasoning": "', *tail)

@@ -58,9 +58,7 @@ def verdict_probability(verdict: Verdict, same: bool, answer_logprobs: AnswerLog
     if verdict.answer is None:
         return 0.0
     if answer_logprobs is None:
-        raise ValueError(
-            "verdict_probability needs the verdict words' log-probabilities: sample with tracked_ids"
-        )
+        raise ValueError("verdict_probability needs the verdict words' log-probabilities: sample with tracked_ids")
     return math.exp(answer_logprobs.yes if same else answer_logprobs.no)
 
 
@@ -93,31 +91,24 @@ class Reward:
         Raises:
             ValueError: if it is no function, has parameters that nobody can fill, or has no such option.
         """
-        self.name = (
-            f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', repr(function))}"
-        )
+        self.name = f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', repr(function))}"
         if not callable(function):
             raise ValueError(f"reward {function!r} is not callable; give a function")
         try:
             parameters = inspect.signature(function).parameters.values()
         except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"reward {self.name} has no readable signature; wrap it in a Python function"
-            ) from error
+            raise ValueError(f"reward {self.name} has no readable signature; wrap it in a Python function") from error
         self.function = function
         self.options = dict(options or {})
         takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
         named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         for p in parameters:
             if p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL):
-                raise ValueError(
-                    f"reward {self.name}: {str(p)!r} cannot be filled by name; use plain parameters"
-                )
+                raise ValueError(f"reward {self.name}: {str(p)!r} cannot be filled by name; use plain parameters")
             fillable = p.name in available or p.name in self.options or p.default is not p.empty
             if p in named and not fillable:
                 raise ValueError(
-                    f"reward {self.name} asks for {p.name!r}, which does not exist; "
-                    f"available: {', '.join(available)}"
+                    f"reward {self.name} asks for {p.name!r}, which does not exist; available: {', '.join(available)}"
                 )
         for option in self.options:
             if option in available or not (takes_all or option in [p.name for p in named]):

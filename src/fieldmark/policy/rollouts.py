@@ -218,9 +218,7 @@ def read_rollout(
         for spans in verdict.descriptions
     )
     verdict_tokens = token_spans(offsets, verdict.answer_span) if verdict.answer_span else range(0)
-    answer_logprobs = (
-        _answer_logprobs(completion, verdict_tokens, words) if words and verdict_tokens else None
-    )
+    answer_logprobs = _answer_logprobs(completion, verdict_tokens, words) if words and verdict_tokens else None
     value = reward(
         verdict=verdict,
         same=same,

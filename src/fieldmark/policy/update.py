@@ -1,4 +1,4 @@
-"""The policy gradient of a buffer of groups, down to the vision tokens (SAGA, Algorithm 1, block C; maps for block D)."""
+"""The policy gradient of a buffer of groups, down to the vision tokens (SAGA, Algorithm 1, block C; maps for D)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,17 +79,24 @@ def backpropagate_policy(
         ReplayGroup(backbone.chat_prompt(g.prompt.text, 2), g.pair, tuple(r.ids for r in g.rollouts)) for g in groups
     ]
     chunks = replay(
-        backbone, leaves, tasks, method=how.method, temperature=config.replay_temperature,
-        attention_layer=attention_layer, prompts_per_chunk=how.prompts_per_chunk, checkpoint=how.checkpoint,
+        backbone,
+        leaves,
+        tasks,
+        method=how.method,
+        temperature=config.replay_temperature,
+        attention_layer=attention_layer,
+        prompts_per_chunk=how.prompts_per_chunk,
+        checkpoint=how.checkpoint,
     )
     for chunk in chunks:
         chosen = [groups[i] for i in chunk.groups]
         rollouts = [r for g in chosen for r in g.rollouts]
         logprobs = torch.nn.utils.rnn.pad_sequence([row for rows in chunk.logprobs for row in rows], batch_first=True)
         length = logprobs.shape[1]
-        mask = torch.arange(length, device=logprobs.device) < torch.tensor(
-            [r.num_tokens for r in rollouts], device=logprobs.device
-        )[:, None]
+        mask = (
+            torch.arange(length, device=logprobs.device)
+            < torch.tensor([r.num_tokens for r in rollouts], device=logprobs.device)[:, None]
+        )
         advantages = torch.cat([g.advantages for g in chosen]).to(logprobs.device)
         weights = None
         if config.tokens == "decision":
@@ -98,7 +105,9 @@ def backpropagate_policy(
         (weight * loss).backward()
         total += float(loss.detach())
         if config.replay_temperature == 1.0:
-            sampled = torch.nn.utils.rnn.pad_sequence([r.logprobs for r in rollouts], batch_first=True).to(logprobs.device)
+            sampled = torch.nn.utils.rnn.pad_sequence([r.logprobs for r in rollouts], batch_first=True).to(
+                logprobs.device
+            )
             gap += float((logprobs.detach() - sampled).abs()[mask].sum())
             count += int(mask.sum())
         if chunk.attention is not None:

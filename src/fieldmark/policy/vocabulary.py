@@ -71,14 +71,11 @@ class Vocabulary:
             return self.attributes
         chosen = tuple(attributes)
         if isinstance(attributes, str) or not chosen:
-            raise ValueError(
-                f"attributes must be a non-empty list of names, got {attributes!r}; pass None for all"
-            )
+            raise ValueError(f"attributes must be a non-empty list of names, got {attributes!r}; pass None for all")
         unknown = [name for name in chosen if name not in self.all_attributes]
         if unknown:
             raise ValueError(
-                f"vocabulary {self.name!r} has no attribute {unknown[0]!r}; "
-                f"it has {', '.join(self.all_attributes)}"
+                f"vocabulary {self.name!r} has no attribute {unknown[0]!r}; it has {', '.join(self.all_attributes)}"
             )
         if len(set(chosen)) < len(chosen):
             raise ValueError(f"attributes are named twice in {list(chosen)}")
@@ -88,9 +85,7 @@ class Vocabulary:
 def bundled_vocabularies() -> tuple[str, ...]:
     """Names of the bundled vocabularies, sorted."""
     folder = resources.files("fieldmark.policy") / "vocabularies"
-    return tuple(
-        sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-    )
+    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
 
 
 def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
@@ -123,15 +118,11 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
 def _build(name: str, content: Any, source: str) -> Vocabulary:
     """Check every key of the file's content and build the vocabulary."""
     if not isinstance(content, dict):
-        raise ValueError(
-            f"vocabulary {source!r} must be a mapping of keys to values, got {type(content).__name__}"
-        )
+        raise ValueError(f"vocabulary {source!r} must be a mapping of keys to values, got {type(content).__name__}")
     known = [field.name for field in fields(Vocabulary) if field.name != "name"]
     unknown = [key for key in content if key not in known]
     if unknown:
-        raise ValueError(
-            f"vocabulary {source!r} has the unknown key {unknown[0]!r}; known keys: {', '.join(known)}"
-        )
+        raise ValueError(f"vocabulary {source!r} has the unknown key {unknown[0]!r}; known keys: {', '.join(known)}")
     missing = [key for key in known if key not in content and key != "other_attributes"]
     if missing:
         raise ValueError(f"vocabulary {source!r} lacks {', '.join(missing)}; add a line '{missing[0]}: ...'")
@@ -143,15 +134,11 @@ def _build(name: str, content: Any, source: str) -> Vocabulary:
     for attribute in lists["attributes"] + lists["other_attributes"]:
         key = attribute_key(attribute)
         if key in seen:
-            raise ValueError(
-                f"vocabulary {source!r} names {attribute!r} twice (also as {seen[key]!r}); remove one"
-            )
+            raise ValueError(f"vocabulary {source!r} names {attribute!r} twice (also as {seen[key]!r}); remove one")
         seen[key] = attribute
     reserved = {f"{texts['item']}_1", f"{texts['item']}_2", "differences", "confidence", "reasoning"}
     if texts["verdict_key"] in reserved:
-        raise ValueError(
-            f"vocabulary {source!r}: verdict_key {texts['verdict_key']!r} is used by another answer key"
-        )
+        raise ValueError(f"vocabulary {source!r}: verdict_key {texts['verdict_key']!r} is used by another answer key")
     values: dict[str, Any] = {**texts, **lists}
     return Vocabulary(name=name, **values)
 
@@ -173,9 +160,7 @@ def _text(value: Any, key: str, source: str) -> str:
 def _names(values: Any, key: str, source: str) -> tuple[str, ...]:
     """A list of attribute names; no commas, since the prompt lists the names comma-separated."""
     if not isinstance(values, list):
-        raise ValueError(
-            f"vocabulary {source!r}: {key} must be a list, got {values!r}; write one '- name' per line"
-        )
+        raise ValueError(f"vocabulary {source!r}: {key} must be a list, got {values!r}; write one '- name' per line")
     names = tuple(_text(value, f"an entry of {key}", source) for value in values)
     for name in names:
         if "," in name or not attribute_key(name):

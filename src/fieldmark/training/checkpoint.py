@@ -94,9 +94,7 @@ def save_checkpoint(
         raise ValueError(f"keep is {keep}; at least the new checkpoint must be kept")
     for name in modules:
         if not _MODULE_NAME.fullmatch(name) or name in _RESERVED:
-            raise ValueError(
-                f"module name {name!r}: use letters, digits, '_' and '-', and none of {sorted(_RESERVED)}"
-            )
+            raise ValueError(f"module name {name!r}: use letters, digits, '_' and '-', and none of {sorted(_RESERVED)}")
 
     moments, plain_optimiser = _flatten_optimiser(optimiser)
     tensors = {name: _tensors_of(name, module) for name, module in modules.items()}

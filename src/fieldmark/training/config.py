@@ -136,7 +136,8 @@ class SagaConfig:
     rollouts: RolloutConfig = field(default_factory=RolloutConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     alignment_layer: int | None = None
-    """Decoder layer ℓ of the attention teacher, from 0; null takes the layer at 26/36 of the depth (published: 26 of 36)."""
+    """Decoder layer ℓ of the attention teacher, from 0; null takes the layer at 26/36 of the depth (published: 26 of
+    36)."""
     weights: LossWeights = field(default_factory=LossWeights)
     supervision: Supervision = "verdict"
     """verdict: the method. permuted: rewards permuted within each group (control). oracle: the true descriptions in

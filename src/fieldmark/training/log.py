@@ -217,9 +217,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 class _Progress:
     """A tqdm bar on a terminal; elsewhere a line every `line_every` seconds, and one at the end."""
 
-    def __init__(
-        self, start: int, total: int, stream: TextIO, line_every: float, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, start: int, total: int, stream: TextIO, line_every: float, clock: Callable[[], float]) -> None:
         self._start, self._total, self._stream = start, total, stream
         self._line_every, self._clock = line_every, clock
         self._began = self._last_line = clock()
@@ -276,7 +274,6 @@ def _open_tensorboard(folder: Path, resume_from: int | None) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ValueError(
-            "TensorBoard is asked for but not installed: pip install 'fieldmark[tensorboard]', or do "
-            "without it"
+            "TensorBoard is asked for but not installed: pip install 'fieldmark[tensorboard]', or do without it"
         ) from error
     return SummaryWriter(str(folder), purge_step=None if resume_from is None else resume_from + 1)

@@ -198,17 +198,13 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(
-            f"{path} is no longer YAML ({error}); choose another folder or --overwrite"
-        ) from error
+        raise ValueError(f"{path} is no longer YAML ({error}); choose another folder or --overwrite") from error
     if not isinstance(stored, dict):
         raise ValueError(f"{path} holds no configuration; choose another folder or --overwrite")
     return stored
 
 
-def _require_same(
-    folder: Path, stored: dict[str, Any], asked: dict[str, Any], may_differ: Collection[str]
-) -> None:
+def _require_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any], may_differ: Collection[str]) -> None:
     before, now = _flat(stored), _flat(asked)
     differing = [
         name
@@ -218,8 +214,7 @@ def _require_same(
     ]
     if differing:
         lines = [
-            f"  {name}: {before.get(name, _ABSENT)} there, {now.get(name, _ABSENT)} now"
-            for name in differing[:12]
+            f"  {name}: {before.get(name, _ABSENT)} there, {now.get(name, _ABSENT)} now" for name in differing[:12]
         ]
         if len(differing) > 12:
             lines.append(f"  and {len(differing) - 12} more")
@@ -311,7 +306,6 @@ def _warn_of_other_versions(starts: list[dict[str, Any]], start: dict[str, Any])
     changed = [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
     if changed:
         warnings.warn(
-            f"resumed with other versions ({', '.join(changed)}): the numbers may differ from those of an "
-            "unbroken run",
+            f"resumed with other versions ({', '.join(changed)}): the numbers may differ from those of an unbroken run",
             stacklevel=3,
         )

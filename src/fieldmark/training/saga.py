@@ -1,8 +1,8 @@
 """`fieldmark train saga`: SAGA, Algorithm 1 (arXiv 2606.15134), block by block.
 
-Where this differs from the publication, by default in nothing; as options: a quota of contributing groups per pair type,
-prompts about a part of the vocabulary, advantages on decision tokens only, the policy gradient matched to the metric
-loss's norm, and three controls (``supervision``).
+Where this differs from the publication, by default in nothing; as options: a quota of contributing groups per pair
+type, prompts about a part of the vocabulary, advantages on decision tokens only, the policy gradient matched to the
+metric loss's norm, and three controls (``supervision``).
 
 The tower runs once per micro-batch. Its tokens, as leaves, feed the metric loss and every replay; their gradients go
 back into the tower in one backward pass.
@@ -128,7 +128,11 @@ class Saga:
 
     def _collect(self) -> tuple[list[Round], BufferResult | None]:
         session, pairs = self.session, self.config.pairs
-        if self.config.weights.policy == 0 and self.config.weights.alignment == 0 and self.config.weights.policy_relative is None:
+        if (
+            self.config.weights.policy == 0
+            and self.config.weights.alignment == 0
+            and self.config.weights.policy_relative is None
+        ):
             return [self._embed()], None
         every_one = pairs.contributing_pairs is None
         target = pairs.pairs_per_round if every_one else pairs.contributing_pairs
@@ -169,8 +173,11 @@ class Saga:
     def _adjudicate(self, current: Round) -> list[RolloutGroup]:
         session, config = self.session, self.config
         pairs: list[Pair] = sample_pairs(
-            current.batch.labels.cpu(), config.pairs.pairs_per_round, session.generator,
-            different=config.pairs.different, embeddings=current.pooled.embedding.detach().cpu(),
+            current.batch.labels.cpu(),
+            config.pairs.pairs_per_round,
+            session.generator,
+            different=config.pairs.different,
+            embeddings=current.pooled.embedding.detach().cpu(),
         )
         if config.supervision in ("oracle", "wrong"):
             truth = [self.truth[i] for i in current.batch.indices.tolist()]
@@ -196,8 +203,14 @@ class Saga:
         with self.session.log.phase("replay"):
             for r in rounds:
                 update = backpropagate_policy(
-                    self.session.backbone, r.leaves, r.groups, num_tokens, config.rollouts, config.replay,
-                    weight=weight, attention_layer=layer,
+                    self.session.backbone,
+                    r.leaves,
+                    r.groups,
+                    num_tokens,
+                    config.rollouts,
+                    config.replay,
+                    weight=weight,
+                    attention_layer=layer,
                 )
                 loss, gap = loss + update.loss, max(gap, update.replay_gap)
                 teachers.append(update.teachers)

@@ -32,7 +32,9 @@ def load_split(config: DataConfig) -> ClassSplit:
     """The collection's training, validation and test classes, every picture known to decode."""
     if not config.path:
         raise ValueError("no pictures given: set data.path (on the command line --data.path FOLDER)")
-    collection, bad = screen_images(load_collection(Path(config.path)), skip_bad=config.skip_bad, workers=config.workers)
+    collection, bad = screen_images(
+        load_collection(Path(config.path)), skip_bad=config.skip_bad, workers=config.workers
+    )
     for one in bad:
         print(f"left out: {one}")
     return split_classes(collection, config.train_fraction, config.validation_fraction, config.split_seed)
@@ -76,19 +78,27 @@ class Session:
         d = config.data
         sampler = ClassBalancedBatches(self.split.train.labels, d.batch_size, d.images_per_class, config.seed)
         self.loader = ImageLoader(
-            self.split.train, d.image_size, sampler.batch,
+            self.split.train,
+            d.image_size,
+            sampler.batch,
             augmentation=Augmentation(horizontal_flip=d.horizontal_flip, crop_scale_min=d.crop_scale_min),
-            seed=config.seed, workers=d.workers,
+            seed=config.seed,
+            workers=d.workers,
         )
         s = config.schedule
         self.total_steps = s.steps or max(1, round(s.epochs * len(self.split.train) / d.batch_size))
         self.metric_loss: MetricLoss = build_metric_loss(
-            config.metric, self.split.train.num_classes, self.encoder.embedding_size,
+            config.metric,
+            self.split.train.num_classes,
+            self.encoder.embedding_size,
             generator=torch.Generator().manual_seed(config.seed),
         ).to(config.model.device)
         self.optimiser, self.scheduler = build_optimiser(
-            config.optimiser, self.encoder.tower.parameters(), self.encoder.pooler.parameters(),
-            self.metric_loss.parameters(), self.total_steps,
+            config.optimiser,
+            self.encoder.tower.parameters(),
+            self.encoder.pooler.parameters(),
+            self.metric_loss.parameters(),
+            self.total_steps,
         )
         # One generator for pairs and prompts, one for tokens would do; a single one is easier to restore.
         self.generator = torch.Generator().manual_seed(config.seed + 1)

@@ -32,7 +32,10 @@ def test_every_attribute_shows_at_64_pixels_and_only_in_its_part(name):
         grown = region.copy()
         for _ in range(2):  # outlines and antialiasing reach a little further
             grown = grown | np.roll(grown, 1, 0) | np.roll(grown, -1, 0) | np.roll(grown, 1, 1) | np.roll(grown, -1, 1)
-        shades = name in ("back color", "belly color")  # wing and tail are shades of the back; the breast is on the belly
+        shades = name in (
+            "back color",
+            "belly color",
+        )  # wing and tail are shades of the back; the breast is on the belly
         assert shades or (changed & ~grown).sum() <= 0.1 * changed.sum()
 
 
@@ -44,7 +47,12 @@ def test_every_part_is_in_the_mask_of_a_plate():
 def test_nuisance_dial_changes_more_the_higher_it_is():
     calm = picture(PLAIN, nuisance=0.0, habitat=5)
     little, much = (
-        np.mean([np.abs(picture(PLAIN, nuisance=n, habitat=5, seed=s).image.astype(int) - calm.image).mean() for s in range(6)])
+        np.mean(
+            [
+                np.abs(picture(PLAIN, nuisance=n, habitat=5, seed=s).image.astype(int) - calm.image).mean()
+                for s in range(6)
+            ]
+        )
         for n in (0.1, 0.9)
     )
     assert much > little > 0

@@ -22,7 +22,8 @@ SMALL = FieldguideConfig(species=8, per=3, seed=5, siblings=2, size=48)
 def digest(folder):
     return {
         str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(folder.rglob("*")) if p.is_file()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
     }
 
 
@@ -52,7 +53,10 @@ def test_habitat_dial_binds_training_species_only():
         by = {}
         for s in planned:
             by.setdefault((s.split, s.species), []).append(s.habitat)
-        return {split: np.mean([max(map(v.count, v)) / len(v) for (part, _), v in by.items() if part == split]) for split in ("train", "test")}
+        return {
+            split: np.mean([max(map(v.count, v)) / len(v) for (part, _), v in by.items() if part == split])
+            for split in ("train", "test")
+        }
 
     assert places(1.0)["train"] == 1.0 and places(1.0)["test"] < 0.2
     assert places(0.0)["train"] < 0.2
@@ -73,7 +77,9 @@ def test_an_existing_folder_is_not_overwritten_silently(tmp_path):
         write_fieldguide(SMALL, tmp_path / "w", workers=1)
 
 
-@pytest.mark.parametrize("wrong", [{"species": 1}, {"habitat": 1.5}, {"nuisance": -0.1}, {"train_share": 0.0}, {"per": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"species": 1}, {"habitat": 1.5}, {"nuisance": -0.1}, {"train_share": 0.0}, {"per": 0}]
+)
 def test_bad_settings_are_named(wrong):
     with pytest.raises(ValueError, match=str(next(iter(wrong)))):
         FieldguideConfig(**wrong)

@@ -10,7 +10,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PARTS: tuple[str, ...] = ("habitat", "crown", "back", "belly", "bill", "breast", "wing", "tail", "eye", "legs", "occluder")
+PARTS: tuple[str, ...] = (
+    "habitat",
+    "crown",
+    "back",
+    "belly",
+    "bill",
+    "breast",
+    "wing",
+    "tail",
+    "eye",
+    "legs",
+    "occluder",
+)
 """Mask value → part. 0 is everything that is not bird; the last is a leaf in front of it."""
 
 PART_OF_ATTRIBUTE: Mapping[str, str] = {
@@ -41,7 +53,8 @@ LOWER = {"cream": "#f3e7c9", "ash": "#d5d8d9", "buff": "#e5c99a", "peach": "#f3c
 class Posture:
     """How the bird stands and where: what varies from picture to picture of one species.
 
-    ``lean``, ``head`` and ``tail`` are degrees; ``dx``, ``dy`` percent of the picture; ``scale`` 1 fills nearly the whole picture.
+    ``lean``, ``head`` and ``tail`` are degrees; ``dx``, ``dy`` percent of the picture; ``scale`` 1 fills nearly
+    the whole picture.
     """
 
     mirrored: bool = False
@@ -79,17 +92,34 @@ class Canvas:
         self.shapes: list[str] = []
         self._clips = 0
 
-    def path(self, part: str, d: str, fill: str, *, stroke: str | None = None, width: float = 0.0, clip: str = "") -> None:
+    def path(
+        self, part: str, d: str, fill: str, *, stroke: str | None = None, width: float = 0.0, clip: str = ""
+    ) -> None:
         """Add a path. ``stroke`` alone (fill 'none') draws a line; ``clip`` names a clip path from :meth:`clip`."""
         if self.flat:
             color = part_color(part)
             fill = fill if fill == "none" else color
             stroke = color if stroke else None
-        line = f' stroke="{stroke}" stroke-width="{width:.2f}" stroke-linecap="round" stroke-linejoin="round"' if stroke else ""
+        line = (
+            f' stroke="{stroke}" stroke-width="{width:.2f}" stroke-linecap="round" stroke-linejoin="round"'
+            if stroke
+            else ""
+        )
         clipping = f' clip-path="url(#{clip})"' if clip else ""
         self.shapes.append(f'<path d="{d}" fill="{fill}"{line}{clipping}/>')
 
-    def circle(self, part: str, x: float, y: float, r: float, fill: str, *, stroke: str | None = None, width: float = 0.0, clip: str = "") -> None:
+    def circle(
+        self,
+        part: str,
+        x: float,
+        y: float,
+        r: float,
+        fill: str,
+        *,
+        stroke: str | None = None,
+        width: float = 0.0,
+        clip: str = "",
+    ) -> None:
         """Add a circle as a path of two arcs."""
         d = f"M{x - r:.2f},{y:.2f}a{r:.2f},{r:.2f} 0 1 0 {2 * r:.2f},0a{r:.2f},{r:.2f} 0 1 0 {-2 * r:.2f},0Z"
         self.path(part, d, fill, stroke=stroke, width=width, clip=clip)
@@ -146,7 +176,13 @@ def draw_bird(canvas: Canvas, attributes: Mapping[str, str], posture: Posture) -
     _bill(canvas, attributes["bill shape"], BILL[attributes["bill color"]])
     canvas.circle("back", 67, 33, 12.5, back, stroke=INK, width=1.0)
     canvas.path("back", "M55,40 C58,33 62,30 70,36 L70,47 L57,50Z", back)
-    canvas.path("crown", "M55,31 C57,19 75,17 79,29 C72,25 63,26 55,31Z", _shade(UPPER[attributes["crown color"]], 0.9), stroke=INK, width=0.6)
+    canvas.path(
+        "crown",
+        "M55,31 C57,19 75,17 79,29 C72,25 63,26 55,31Z",
+        _shade(UPPER[attributes["crown color"]], 0.9),
+        stroke=INK,
+        width=0.6,
+    )
     _eye(canvas, attributes["eye ring"])
     canvas.close()
     canvas.close()
@@ -165,7 +201,10 @@ _TAILS = {
     "fanned": "M30,54 L6,47 C-1,56 0,70 8,77 L32,66Z",
     "pointed": "M30,53 L0,66 L32,66Z",
     "square": "M30,53 L5,56 L7,70 L32,66Z",
-    "streaming": "M30,54 C20,56 14,60 4,84 C6,88 9,86 10,84 C14,76 17,71 21,69 C19,77 18,82 17,92 C20,95 22,93 22,90 C23,80 26,71 33,66Z",
+    "streaming": (
+        "M30,54 C20,56 14,60 4,84 C6,88 9,86 10,84 C14,76 17,71 21,69 "
+        "C19,77 18,82 17,92 C20,95 22,93 22,90 C23,80 26,71 33,66Z"
+    ),
 }
 
 
@@ -200,7 +239,14 @@ def _breast(canvas: Canvas, pattern: str) -> None:
             canvas.path("breast", f"M{x},{y} l-2.5,8.5", "none", stroke=dark, width=1.7, clip=clip)
     elif pattern == "banded":
         for k in range(3):
-            canvas.path("breast", f"M{58 - 4 * k},{47 + 7 * k} C{64 - 3 * k},{51 + 7 * k} {70 - 2 * k},{51 + 7 * k} {78},{47 + 6 * k}", "none", stroke=dark, width=2.7, clip=clip)
+            canvas.path(
+                "breast",
+                f"M{58 - 4 * k},{47 + 7 * k} C{64 - 3 * k},{51 + 7 * k} {70 - 2 * k},{51 + 7 * k} {78},{47 + 6 * k}",
+                "none",
+                stroke=dark,
+                width=2.7,
+                clip=clip,
+            )
     elif pattern == "bibbed":
         canvas.path("breast", "M60,42 L78,40 L76,56 C70,63 62,60 59,53Z", dark, clip=clip)
 
@@ -253,6 +299,9 @@ def branch(canvas: Canvas, posture: Posture) -> None:
     """The perch under the feet, moving with the bird."""
     p = posture
     sway = math.sin(p.rotation * 0.3) * 3
-    canvas.open(f"translate({p.dx:.2f} {p.dy:.2f}) rotate({p.rotation * (-1 if p.mirrored else 1):.2f} 50 52) translate(50 52) scale({p.scale:.3f}) translate(-50 -52)")
+    canvas.open(
+        f"translate({p.dx:.2f} {p.dy:.2f}) rotate({p.rotation * (-1 if p.mirrored else 1):.2f} 50 52) "
+        f"translate(50 52) scale({p.scale:.3f}) translate(-50 -52)"
+    )
     canvas.path("habitat", f"M-60,{91 + sway:.1f} C0,86 60,92 160,{87 - sway:.1f}", "none", stroke="#5d4632", width=5.0)
     canvas.close()

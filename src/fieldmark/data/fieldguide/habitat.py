@@ -15,7 +15,11 @@ def draw_habitat(canvas: Canvas, habitat: int | None, rng: np.random.Generator) 
     ``rng`` varies what changes between two pictures of one place.
     """
     if habitat is None:
-        canvas.path("habitat", "M0,0H100V100H0Z", _color(rng.uniform(0.05, 0.65), rng.uniform(0.02, 0.25), rng.uniform(0.8, 0.97)))
+        canvas.path(
+            "habitat",
+            "M0,0H100V100H0Z",
+            _color(rng.uniform(0.05, 0.65), rng.uniform(0.02, 0.25), rng.uniform(0.8, 0.97)),
+        )
         return
     place = np.random.default_rng([7, habitat])
     hue, ground_hue = place.random(), place.random()
@@ -33,7 +37,9 @@ def draw_habitat(canvas: Canvas, habitat: int | None, rng: np.random.Generator) 
     _growth(canvas, ground, far, near, horizon, place, shift)
 
 
-def _growth(canvas: Canvas, ground: str, far: str, near: str, horizon: float, place: np.random.Generator, shift: float) -> None:
+def _growth(
+    canvas: Canvas, ground: str, far: str, near: str, horizon: float, place: np.random.Generator, shift: float
+) -> None:
     count = int(place.integers(4, 9))
     xs = [(k + place.uniform(0.1, 0.9)) * 100 / count + shift for k in range(count)]
     for x in xs:
@@ -42,20 +48,47 @@ def _growth(canvas: Canvas, ground: str, far: str, near: str, horizon: float, pl
         if ground == "hills":
             canvas.path("habitat", f"M{x - 2 * w:.1f},{y:.1f} Q{x:.1f},{y - h:.1f} {x + 2 * w:.1f},{y:.1f}Z", near)
         elif ground == "reeds":
-            canvas.path("habitat", f"M{x:.1f},100 Q{x + 2:.1f},{y:.1f} {x + w / 2:.1f},{y - h:.1f}", "none", stroke=near, width=2.2)
+            canvas.path(
+                "habitat",
+                f"M{x:.1f},100 Q{x + 2:.1f},{y:.1f} {x + w / 2:.1f},{y - h:.1f}",
+                "none",
+                stroke=near,
+                width=2.2,
+            )
         elif ground == "dunes":
-            canvas.path("habitat", f"M{x - 3 * w:.1f},{y + h:.1f} Q{x:.1f},{y - 4:.1f} {x + 3 * w:.1f},{y + h:.1f}Z", near)
+            canvas.path(
+                "habitat", f"M{x - 3 * w:.1f},{y + h:.1f} Q{x:.1f},{y - 4:.1f} {x + 3 * w:.1f},{y + h:.1f}Z", near
+            )
         elif ground == "waves":
             for k in range(3):
-                canvas.path("habitat", f"M{x - w:.1f},{y + 8 + 12 * k:.1f} q{w / 2:.1f},-5 {w:.1f},0 q{w / 2:.1f},5 {w:.1f},0", "none", stroke=near, width=1.8)
+                canvas.path(
+                    "habitat",
+                    f"M{x - w:.1f},{y + 8 + 12 * k:.1f} q{w / 2:.1f},-5 {w:.1f},0 q{w / 2:.1f},5 {w:.1f},0",
+                    "none",
+                    stroke=near,
+                    width=1.8,
+                )
         elif ground == "pines":
-            canvas.path("habitat", f"M{x - w / 2:.1f},{y + 6:.1f} L{x:.1f},{y - h:.1f} L{x + w / 2:.1f},{y + 6:.1f}Z", near)
+            canvas.path(
+                "habitat", f"M{x - w / 2:.1f},{y + 6:.1f} L{x:.1f},{y - h:.1f} L{x + w / 2:.1f},{y + 6:.1f}Z", near
+            )
         elif ground == "meadow":
             for k in range(4):
-                canvas.path("habitat", f"M{x + 3 * k:.1f},{y + 30:.1f} q-1,-10 {k - 2:.1f},-{h:.1f}", "none", stroke=near, width=1.0)
+                canvas.path(
+                    "habitat",
+                    f"M{x + 3 * k:.1f},{y + 30:.1f} q-1,-10 {k - 2:.1f},-{h:.1f}",
+                    "none",
+                    stroke=near,
+                    width=1.0,
+                )
             canvas.circle("habitat", x, y + h / 2, 2.2, _color(place.random(), 0.6, 0.9))
         elif ground == "rocks":
-            canvas.path("habitat", f"M{x - w:.1f},{y + 14:.1f} L{x - w / 2:.1f},{y - h / 3:.1f} L{x + w / 3:.1f},{y - h / 4:.1f} L{x + w:.1f},{y + 14:.1f}Z", near)
+            canvas.path(
+                "habitat",
+                f"M{x - w:.1f},{y + 14:.1f} L{x - w / 2:.1f},{y - h / 3:.1f} "
+                f"L{x + w / 3:.1f},{y - h / 4:.1f} L{x + w:.1f},{y + 14:.1f}Z",
+                near,
+            )
         else:
             canvas.circle("habitat", x, y + 2, w, near)
 

@@ -24,7 +24,11 @@ class Picture:
 
 
 def take_picture(
-    attributes: Mapping[str, str], habitat: int | None, nuisance: float, rng: np.random.Generator, size: int = PICTURE_SIZE
+    attributes: Mapping[str, str],
+    habitat: int | None,
+    nuisance: float,
+    rng: np.random.Generator,
+    size: int = PICTURE_SIZE,
 ) -> Picture:
     """Draw and 'photograph' a bird.
 
@@ -52,7 +56,9 @@ def take_picture(
 
 
 def _render(svg: str, size: int, quality: Literal["geometric_precision", "crisp_edges"]) -> np.ndarray:
-    png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, shape_rendering=quality, skip_system_fonts=True))
+    png = bytes(
+        resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, shape_rendering=quality, skip_system_fonts=True)
+    )
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 

@@ -3,8 +3,9 @@
 Species are decided by eight *field marks*. Plumage colours and posture vary within a species, so an encoder that
 spends its capacity on them learns nothing about species. Look-alike *siblings* (one genus) differ in one or two marks.
 
-Evaluation species are taken from a fixed *reserved* third of all mark combinations, chosen by hash, whatever the seed of
-the world. Whoever trains a model on Fieldguide drawings (the bundled MLLM does) draws from the other two thirds only.
+Evaluation species are taken from a fixed *reserved* third of all mark combinations, chosen by hash, whatever the seed
+of the world. Whoever trains a model on Fieldguide drawings (the bundled MLLM does) draws from the other two thirds
+only.
 """
 
 import hashlib
@@ -88,7 +89,9 @@ def random_plumage(rng: np.random.Generator) -> dict[str, str]:
     return {name: values[rng.integers(len(values))] for name, values in PLUMAGE.items()}
 
 
-def draw_species(count: int, *, evaluation: bool, siblings: int, rng: np.random.Generator, first: int = 0) -> list[Species]:
+def draw_species(
+    count: int, *, evaluation: bool, siblings: int, rng: np.random.Generator, first: int = 0
+) -> list[Species]:
     """Draw ``count`` species in genera of ``siblings`` look-alikes, all combinations distinct.
 
     Args:
@@ -130,7 +133,11 @@ def draw_species(count: int, *, evaluation: bool, siblings: int, rng: np.random.
 
 def _name(rng: np.random.Generator) -> str:
     """A pronounceable word, so that people can talk about the classes."""
-    onsets, vowels, codas = ["b", "c", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z"], ["a", "e", "i", "o", "u"], ["", "n", "r", "s", "l"]
+    onsets, vowels, codas = (
+        ["b", "c", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z"],
+        ["a", "e", "i", "o", "u"],
+        ["", "n", "r", "s", "l"],
+    )
     syllables = [
         onsets[rng.integers(len(onsets))] + vowels[rng.integers(len(vowels))] + codas[rng.integers(len(codas))]
         for _ in range(rng.integers(2, 4))

@@ -43,8 +43,8 @@ class FieldguideConfig:
     def __post_init__(self) -> None:
         if self.species < 2 or self.per < 1 or self.siblings < 1 or self.size < 16:
             raise ValueError(
-                f"a world needs at least 2 species, 1 picture each, 1 sibling and 16 pixels; got species={self.species}, "
-                f"per={self.per}, siblings={self.siblings}, size={self.size}"
+                f"a world needs at least 2 species, 1 picture each, 1 sibling and 16 pixels; "
+                f"got species={self.species}, per={self.per}, siblings={self.siblings}, size={self.size}"
             )
         for name in ("nuisance", "habitat"):
             if not 0 <= getattr(self, name) <= 1:
@@ -126,7 +126,13 @@ def write_fieldguide(config: FieldguideConfig, out: Path, *, workers: int | None
             _take_all(job)
     with (temporary / "attributes.jsonl").open("w") as file:
         for s in sightings:
-            record = {"id": s.id, "species": s.species, "split": s.split, "attributes": s.attributes, "habitat": s.habitat}
+            record = {
+                "id": s.id,
+                "species": s.species,
+                "split": s.split,
+                "attributes": s.attributes,
+                "habitat": s.habitat,
+            }
             file.write(json.dumps(record) + "\n")
     split = {part: sorted({s.species for s in sightings if s.split == part}) for part in ("train", "test")}
     (temporary / "split.json").write_text(json.dumps(split, indent=1) + "\n")
@@ -171,7 +177,9 @@ def read_attributes(folder: Path) -> dict[str, dict[str, str]]:
     """Picture id → true attributes of a Fieldguide collection."""
     path = Path(folder) / "attributes.jsonl"
     if not path.is_file():
-        raise ValueError(f"{folder} has no attributes.jsonl: it is not a Fieldguide collection (see `fieldmark data fieldguide`)")
+        raise ValueError(
+            f"{folder} has no attributes.jsonl: it is not a Fieldguide collection (see `fieldmark data fieldguide`)"
+        )
     return {r["id"]: r["attributes"] for r in map(json.loads, path.read_text().splitlines())}
 
 

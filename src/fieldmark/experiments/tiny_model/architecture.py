@@ -19,7 +19,15 @@ from fieldmark.policy.prompts import (
 )
 from fieldmark.policy.vocabulary import Vocabulary, load_vocabulary
 
-SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 
 # Pictures first, then the text, as SAGA's input S = [X_a, X_b, T_inst].
 CHAT_TEMPLATE = (
@@ -63,7 +71,10 @@ def build_tokenizer(vocabulary: Vocabulary | None = None) -> PreTrainedTokenizer
             known.add(piece)
             tokenizer.add_tokens([AddedToken(piece, normalized=False, special=False)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE,
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
 
@@ -86,7 +97,12 @@ def build_model(seed: int = 0) -> Backbone:
             "num_key_value_heads": 5,
             "head_dim": 32,
             "max_position_embeddings": 2048,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5], "mrope_interleaved": True},
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [6, 5, 5],
+                "mrope_interleaved": True,
+            },
             "tie_word_embeddings": True,
             "initializer_range": 0.05,
             "eos_token_id": token("<|im_end|>"),

@@ -1,10 +1,10 @@
 """Stage 2: teach the language model to describe pairs and to judge them by what it wrote; the tower is frozen.
 
 Three tasks: the structured pair prompt (about some of the attributes, often few), the generic pair prompt, and the
-summary of one picture. Descriptions are true; differences, confidence, reasoning and verdict follow from the *text*: in a
-share of the examples a written value is replaced by a wrong one, and everything after follows the replaced text (the
-wrong value itself is no target). So the verdict is decided by what the model wrote, and what it writes by what the tower
-lets it see — which is what gives a reward on the verdict a path to the tower.
+summary of one picture. Descriptions are true; differences, confidence, reasoning and verdict follow from the *text*: in
+a share of the examples a written value is replaced by a wrong one, and everything after follows the replaced text (the
+wrong value itself is no target). So the verdict is decided by what the model wrote, and what it writes by what the
+tower lets it see — which is what gives a reward on the verdict a path to the tower.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from fieldmark.data.fieldguide.species import FIELD_MARKS
 from fieldmark.experiments.tiny_model.pictures import ATTRIBUTES, VALUES, PicturePool
@@ -51,7 +52,13 @@ class Example:
     pictures: tuple[int, ...]
 
 
-def draw_example(pool: PicturePool, recipe: LanguageRecipe, vocabulary: Vocabulary, tokenizer, rng: np.random.Generator) -> Example:  # type: ignore[no-untyped-def]
+def draw_example(
+    pool: PicturePool,
+    recipe: LanguageRecipe,
+    vocabulary: Vocabulary,
+    tokenizer: PreTrainedTokenizerFast,
+    rng: np.random.Generator,
+) -> Example:
     """Draw one example; ``rng`` is the only source of randomness."""
     task = rng.random()
     if task < recipe.structured_share:
@@ -64,10 +71,18 @@ def draw_example(pool: PicturePool, recipe: LanguageRecipe, vocabulary: Vocabula
     a = int(rng.integers(len(pool.images)))
     asked = _ask(recipe, rng, plumage=0.5)
     truth = pool.attributes(a)
-    return _example(tokenizer, describe_prompt(vocabulary, asked), summary_text({name: truth[name] for name in asked}), (a,))
+    return _example(
+        tokenizer, describe_prompt(vocabulary, asked), summary_text({name: truth[name] for name in asked}), (a,)
+    )
 
 
-def _structured(pool: PicturePool, recipe: LanguageRecipe, vocabulary: Vocabulary, tokenizer, rng: np.random.Generator) -> Example:  # type: ignore[no-untyped-def]
+def _structured(
+    pool: PicturePool,
+    recipe: LanguageRecipe,
+    vocabulary: Vocabulary,
+    tokenizer: PreTrainedTokenizerFast,
+    rng: np.random.Generator,
+) -> Example:
     a, b = _pair(pool, recipe, rng)
     asked = _ask(recipe, rng, plumage=recipe.plumage_share)
     written = [{name: pool.attributes(i)[name] for name in asked} for i in (a, b)]
@@ -130,12 +145,12 @@ def _same(first: dict[str, str], second: dict[str, str], marks: Sequence[str]) -
     return all(first[name] == second[name] for name in marks)
 
 
-def _example(tokenizer, prompt: str, answer: str, pictures: tuple[int, ...]) -> Example:  # type: ignore[no-untyped-def]
+def _example(tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str, pictures: tuple[int, ...]) -> Example:
     ids = (*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
     return Example(prompt, ids, (True,) * len(ids), pictures)
 
 
-def draw_text_example(vocabulary: Vocabulary, tokenizer, rng: np.random.Generator) -> Example:  # type: ignore[no-untyped-def]
+def draw_text_example(vocabulary: Vocabulary, tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator) -> Example:
     """A structured answer without pictures: random values, each shared with probability one half.
 
     Only what follows from the text is a target. Comparing two written values takes a circuit of several layers; without
@@ -151,7 +166,9 @@ def draw_text_example(vocabulary: Vocabulary, tokenizer, rng: np.random.Generato
     example = _example(tokenizer, pair_prompt(vocabulary, attributes=names), text, ())
     start = text.index('"differences"')
     known = len(tokenizer(text[: start - len('"}, ')], add_special_tokens=False)["input_ids"])
-    targets = tuple(i > known if marks else i > known and i < len(example.answer) - 6 for i in range(len(example.answer)))
+    targets = tuple(
+        i > known if marks else i > known and i < len(example.answer) - 6 for i in range(len(example.answer))
+    )
     return Example(example.prompt, example.answer, targets, ())
 
 
@@ -204,5 +221,3 @@ def language_loss(backbone: Backbone, tokens: PoolTokens, examples: Sequence[Exa
     columns = torch.tensor([length - len(e.answer) + t for e in examples for t in range(len(e.answer)) if e.targets[t]])
     targets = torch.tensor([e.answer[t] for e in examples for t in range(len(e.answer)) if e.targets[t]])
     return -token_logprobs(hidden[rows, columns], targets, backbone.head.weight).mean()
-
-

@@ -42,7 +42,13 @@ class PicturePool:
 
 
 def draw_pool(
-    genera: int, siblings: int, per_species: int, max_nuisance: float, habitat_share: float, seed: int, workers: int | None = None
+    genera: int,
+    siblings: int,
+    per_species: int,
+    max_nuisance: float,
+    habitat_share: float,
+    seed: int,
+    workers: int | None = None,
 ) -> PicturePool:
     """Draw ``genera * siblings * per_species`` pictures; nuisance uniform up to ``max_nuisance``.
 
@@ -78,7 +84,9 @@ def _draw_genus(job: tuple[int, int, int, int, float, float]) -> tuple[np.ndarra
 def patch_parts(masks: np.ndarray, patch: int) -> np.ndarray:
     """Share of every part in every patch: uint8 (n, H, W) → float32 (n, H/patch * W/patch, len(PARTS))."""
     n, h, w = masks.shape
-    blocks = masks.reshape(n, h // patch, patch, w // patch, patch).transpose(0, 1, 3, 2, 4).reshape(n, -1, patch * patch)
+    blocks = (
+        masks.reshape(n, h // patch, patch, w // patch, patch).transpose(0, 1, 3, 2, 4).reshape(n, -1, patch * patch)
+    )
     return np.stack([(blocks == part).mean(-1, dtype=np.float32) for part in range(len(PARTS))], axis=-1)
 
 

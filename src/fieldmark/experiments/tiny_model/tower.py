@@ -1,7 +1,7 @@
 """Stage 1: teach the tower what lies in each patch, densely, from the part masks.
 
-Image-level heads learn almost nothing in the time that this takes; a question per patch — which parts are here, and what
-are *their* attributes — is answered from nearby pixels and learnt in a thousand steps.
+Image-level heads learn almost nothing in the time that this takes; a question per patch — which parts are here, and
+what are *their* attributes — is answered from nearby pixels and learnt in a thousand steps.
 """
 
 from dataclasses import dataclass
@@ -60,7 +60,9 @@ class TowerBatch:
     values: Tensor
 
 
-def tower_batch(pool: PicturePool, indices: np.ndarray, patch: int, generator: torch.Generator | None = None) -> TowerBatch:
+def tower_batch(
+    pool: PicturePool, indices: np.ndarray, patch: int, generator: torch.Generator | None = None
+) -> TowerBatch:
     """Pictures of the pool as a batch; with a generator each is mirrored with probability one half."""
     images, masks = pool.images[indices], pool.masks[indices]
     if generator is not None:
@@ -94,6 +96,8 @@ def tower_accuracy(backbone: Backbone, heads: nn.ModuleList, pool: PicturePool, 
         _, value_logits = heads[0](vision.padded()[0])
         for a, name in enumerate(ATTRIBUTES):
             share, best = batch.parts[:, :, PART_INDEX[a]].max(1)
-            predicted = value_logits[a].gather(1, best[:, None, None].expand(-1, 1, value_logits[a].shape[-1])).argmax(-1)[:, 0]
+            predicted = (
+                value_logits[a].gather(1, best[:, None, None].expand(-1, 1, value_logits[a].shape[-1])).argmax(-1)[:, 0]
+            )
             right[name] += (predicted == batch.values[:, a])[share > VISIBLE_SHARE].float().tolist()
     return {name: float(np.mean(r)) for name, r in right.items()}

@@ -85,7 +85,10 @@ def train_tiny_model(config: TinyModelConfig, run: Path, export: Path | None = N
     backbone = build_model(config.seed)
     figures: dict[str, object] = {}
 
-    heads = nn.ModuleList(DenseHeads(backbone.hidden_size) for _ in range(1 + len(backbone.model.config.vision_config.deepstack_visual_indexes)))
+    heads = nn.ModuleList(
+        DenseHeads(backbone.hidden_size)
+        for _ in range(1 + len(backbone.model.config.vision_config.deepstack_visual_indexes))
+    )
     _train_tower(config, backbone, heads, run)
     patch = PREPROCESSING.patch_size * PREPROCESSING.merge_size
     for name, habitats in (("plates", 0.0), ("habitats", 1.0)):
@@ -107,17 +110,27 @@ def _train_tower(config: TinyModelConfig, backbone: Backbone, heads: nn.ModuleLi
         tower.load_state_dict({k[6:]: v for k, v in weights.items() if k.startswith("tower.")})
         heads.load_state_dict({k[6:]: v for k, v in weights.items() if k.startswith("heads.")})
         return
-    pool = _pool(run / "tower_pool.npz", config.tower_genera, config.tower_nuisance, config.tower_habitats, TOWER_POOL_SEED + 10 * config.seed)
+    pool = _pool(
+        run / "tower_pool.npz",
+        config.tower_genera,
+        config.tower_nuisance,
+        config.tower_habitats,
+        TOWER_POOL_SEED + 10 * config.seed,
+    )
     patch = PREPROCESSING.patch_size * PREPROCESSING.merge_size
     generator = torch.Generator().manual_seed(config.seed)
 
     def loss(step: int) -> Tensor:
-        indices = np.random.default_rng([config.seed, 11, step]).choice(len(pool.images), config.tower_batch, replace=False)
+        indices = np.random.default_rng([config.seed, 11, step]).choice(
+            len(pool.images), config.tower_batch, replace=False
+        )
         return tower_loss(backbone, heads, tower_batch(pool, indices, patch, generator))
 
     modules = {"tower": tower, "heads": heads}
     _fit(run / "tower", modules, config.tower_steps, config.tower_lr, loss, generator, config.checkpoint_every)
-    tensors = {f"tower.{k}": v for k, v in tower.state_dict().items()} | {f"heads.{k}": v for k, v in heads.state_dict().items()}
+    tensors = {f"tower.{k}": v for k, v in tower.state_dict().items()} | {
+        f"heads.{k}": v for k, v in heads.state_dict().items()
+    }
     _save(tensors, done)
 
 
@@ -127,7 +140,13 @@ def _train_language(config: TinyModelConfig, backbone: Backbone, run: Path) -> f
     if done.exists():
         language.load_state_dict(load_file(done))
         return _last_loss(run / "language" / "log.jsonl")
-    pool = _pool(run / "language_pool.npz", config.language_genera, config.language_nuisance, config.language_habitats, LANGUAGE_POOL_SEED + 10 * config.seed)
+    pool = _pool(
+        run / "language_pool.npz",
+        config.language_genera,
+        config.language_nuisance,
+        config.language_habitats,
+        LANGUAGE_POOL_SEED + 10 * config.seed,
+    )
     tokens = pool_tokens(backbone, pool.images)
     vocabulary = load_vocabulary("fieldguide")
     backbone.model.requires_grad_(False)
@@ -141,28 +160,56 @@ def _train_language(config: TinyModelConfig, backbone: Backbone, run: Path) -> f
 
     def loss(step: int) -> Tensor:
         rng = np.random.default_rng([config.seed, 12, step])
-        examples = [draw_example(pool, config.recipe, vocabulary, backbone.tokenizer, rng) for _ in range(config.language_batch)]
+        examples = [
+            draw_example(pool, config.recipe, vocabulary, backbone.tokenizer, rng) for _ in range(config.language_batch)
+        ]
         return language_loss(backbone, tokens, examples)
 
     texts = run / "texts.safetensors"
     if not texts.exists():
-        _fit(run / "texts", {"language": language}, config.text_steps, config.language_lr, text_loss, generator, config.checkpoint_every)
+        _fit(
+            run / "texts",
+            {"language": language},
+            config.text_steps,
+            config.language_lr,
+            text_loss,
+            generator,
+            config.checkpoint_every,
+        )
         _save(dict(language.state_dict()), texts)
     language.load_state_dict(load_file(texts))
-    _fit(run / "language", {"language": language}, config.language_steps, config.language_lr, loss, generator, config.checkpoint_every)
+    _fit(
+        run / "language",
+        {"language": language},
+        config.language_steps,
+        config.language_lr,
+        loss,
+        generator,
+        config.checkpoint_every,
+    )
     backbone.model.requires_grad_(True)
     _save(dict(language.state_dict()), done)
     return _last_loss(run / "language" / "log.jsonl")
 
 
 def _fit(
-    folder: Path, modules: dict[str, nn.Module], steps: int, lr: float, loss_of: Callable[[int], Tensor], generator: torch.Generator, every: int
+    folder: Path,
+    modules: dict[str, nn.Module],
+    steps: int,
+    lr: float,
+    loss_of: Callable[[int], Tensor],
+    generator: torch.Generator,
+    every: int,
 ) -> None:
     """Plain supervised loop with exact resume: the batch of a step depends on (seed, step) only."""
     folder.mkdir(parents=True, exist_ok=True)
     parameters: Iterable[nn.Parameter] = [p for m in modules.values() for p in m.parameters()]
     optimiser, scheduler = build_optimiser(
-        OptimiserConfig(tower_lr=lr, weight_decay=0.02, betas=(0.9, 0.98), warmup_fraction=0.06), parameters, (), (), steps
+        OptimiserConfig(tower_lr=lr, weight_decay=0.02, betas=(0.9, 0.98), warmup_fraction=0.06),
+        parameters,
+        (),
+        (),
+        steps,
     )
     start, last = 0, latest_checkpoint(folder / "checkpoints")
     if last is not None:
@@ -179,7 +226,9 @@ def _fit(
             scheduler.step()
             log.write(step + 1, {"loss": float(loss.detach()), "step_seconds": time.perf_counter() - began})
             if (step + 1) % every == 0 and step + 1 < steps:
-                save_checkpoint(folder / "checkpoints", step + 1, modules, optimiser, scheduler, {"main": generator}, keep=1)
+                save_checkpoint(
+                    folder / "checkpoints", step + 1, modules, optimiser, scheduler, {"main": generator}, keep=1
+                )
 
 
 def _pool(path: Path, genera: int, nuisance: float, habitats: float, seed: int) -> PicturePool:

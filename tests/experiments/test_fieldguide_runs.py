@@ -1,0 +1,135 @@
+"""What the demo and the evidence are made of: methods derived from one recipe, tables from runs."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fieldmark.data.fieldguide.world import FieldguideConfig
+from fieldmark.experiments.demo import DEMO_METHODS, DemoConfig, run_demo, summarise
+from fieldmark.experiments.evidence import EvidenceConfig, collect, evidence_jobs, paired_difference, write_table
+from fieldmark.experiments.fieldguide import METHODS, Job, load_recipe, make_world, method_config
+from fieldmark.training.config import MetricConfig, SagaConfig
+
+
+def job(method: str) -> Job:
+    return Job(method, Path("world"), Path("run") / method, 7)
+
+
+def test_recipe_loads_and_a_missing_one_is_named(tmp_path):
+    recipe = load_recipe()
+    assert isinstance(recipe, SagaConfig) and recipe.rollouts.vocabulary == "fieldguide"
+    with pytest.raises(ValueError, match=r"none\.yaml is missing"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_methods_differ_from_the_recipe_in_what_they_mean_only():
+    recipe = load_recipe()
+    configs = {m: method_config(job(m), recipe) for m in METHODS if m != "untrained"}
+    assert isinstance(configs["metric"], MetricConfig) and configs["metric_mean"].model.pooler == "mean"
+    for config in configs.values():
+        assert config.data == replace(recipe.data, path="world")
+        assert (config.metric, config.optimiser, config.schedule) == (recipe.metric, recipe.optimiser, recipe.schedule)
+        assert config.seed == 7
+    saga = configs["saga"]
+    for method, supervision in (
+        ("saga_permuted_reward", "permuted"),
+        ("oracle", "oracle"),
+        ("wrong_descriptions", "wrong"),
+    ):
+        assert replace(configs[method], supervision="verdict", run=saga.run) == saga
+        assert configs[method].supervision == supervision
+    assert configs["kl"].weights.policy == 0 and configs["kl"].weights.policy_relative is None
+    assert configs["grpo"].weights.alignment == 0
+
+
+def test_another_world_in_the_folder_is_refused(tmp_path):
+    config = FieldguideConfig(species=4, per=1, size=48)
+    folder = make_world(config, tmp_path / "w")
+    assert make_world(config, folder) == folder
+    with pytest.raises(ValueError, match="another world"):
+        make_world(replace(config, seed=1), folder)
+
+
+def row(method, seed, recall, habitat=1.0):
+    return {
+        "method": method,
+        "seed": seed,
+        "habitat": habitat,
+        "recall_at_1": recall,
+        "recall_at_2": recall,
+        "map_at_r": 0.1,
+        "nmi": 0.5,
+        "seconds": 60.0,
+        "validation_recall_at_1": 0.9,
+        "best_step": 5,
+    }
+
+
+def test_differences_are_paired_by_seed_with_the_better_baseline():
+    rows = [
+        row("metric", 1, 0.2),
+        row("metric_mean", 1, 0.3),
+        row("metric", 2, 0.5),
+        row("saga", 1, 0.4),
+        row("saga", 2, 0.4),
+    ]
+    assert paired_difference(rows, rows[3]) == pytest.approx(10)
+    assert paired_difference(rows, rows[4]) == pytest.approx(-10)
+    assert paired_difference(rows, row("saga", 3, 0.4)) is None
+
+
+def test_table_marks_what_is_missing_and_holds_means(tmp_path):
+    config = EvidenceConfig(out=str(tmp_path / "runs"), docs=str(tmp_path / "docs"), seeds=(1, 2))
+    rows = [row("metric", 1, 0.2), row("metric", 2, 0.3), row("saga", 1, 0.4), row("saga", 2, 0.5)]
+    write_table(rows, config)
+    text = (tmp_path / "docs" / "fieldguide.md").read_text()
+    assert "| 45.0 ± 7.1 |" in text and "+20.0 ± 0.0" in text and "not run yet" in text
+    assert json.loads((tmp_path / "docs" / "fieldguide.json").read_text())["rows"] == rows
+
+
+def test_evidence_runs_are_listed_most_telling_first_and_collected_when_finished(tmp_path):
+    config = EvidenceConfig(out=str(tmp_path), docs=str(tmp_path / "d"), seeds=(1, 2))
+    jobs = evidence_jobs(config)
+    assert [j.method for _, j in jobs[:2]] == ["saga", "saga"] and jobs[-1][0] == config.habitats[-1]
+    assert len({j.run for _, j in jobs}) == len(jobs)
+    assert collect(config) == []
+    done = jobs[3][1]
+    done.run.mkdir(parents=True)
+    test = {k: v for k, v in row("x", 0, 0.5).items() if k in ("recall_at_1", "recall_at_2", "map_at_r", "nmi")}
+    (done.run / "results.json").write_text(
+        json.dumps({"test": test, "validation": {"recall_at_1": 0.9, "best_step": 1}})
+    )
+    assert [(r["method"], r["seed"]) for r in collect(config)] == [(done.method, done.seed)]
+    with pytest.raises(ValueError, match="unknown method 'magic'"):
+        EvidenceConfig(methods=("magic",))
+
+
+def test_summary_names_the_pooler_that_is_better_on_validation():
+    test = {"recall_at_1": 0.5, "recall_at_2": 0.6, "map_at_r": 0.2, "nmi": 0.4}
+    rows = [
+        {
+            "run": m,
+            "test": test,
+            "validation": {"recall_at_1": 0.9 if m == "metric_mean" else 0.8},
+            "steps": 1,
+            "pictures_seen": 64,
+            "seconds": 1.0,
+        }
+        for m in DEMO_METHODS
+    ]
+    summary = summarise(rows, DemoConfig(), FieldguideConfig(), 10.0)
+    names = {r["run"]: r["method"] for r in summary["rows"]}
+    assert names["metric_mean"] == "potential_field" and names["metric"] == "potential_field_other_pooler"
+    assert summary["baseline"] == "metric_mean"
+    assert {"untrained", "potential_field", "saga", "saga_permuted_reward", "oracle"} <= set(names.values())
+
+
+@pytest.mark.slow
+def test_short_demo_goes_through_everything(tmp_path):
+    report = run_demo(DemoConfig(out=str(tmp_path / "demo"), short=True))
+    assert report.is_file() and report.stat().st_size > 50_000
+    results = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert len(results["rows"]) == len(DEMO_METHODS)
+    assert all(0 <= r["recall_at_1"] <= 1 for r in results["rows"])
