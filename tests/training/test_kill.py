@@ -12,16 +12,30 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-OPTIONS = (
-    "--data.image_size=96 --data.batch_size=8 --data.images_per_class=2 --data.workers=1 --model.embedding_size=32 "
-    "--rollouts.vocabulary=fieldguide --rollouts.attributes_per_prompt=2 --rollouts.group_size=4 --rollouts.temperature=1.5 "
-    "--rollouts.max_new_tokens=48 --pairs.pairs_per_round=4 --pairs.contributing_pairs=null --weights.policy_relative=1 "
-    "--schedule.steps=5 --schedule.validate_every=5 --schedule.checkpoint_every=1 --seed=3"
-).split()
+OPTIONS = [
+    "--data.image_size=96",
+    "--data.batch_size=8",
+    "--data.images_per_class=2",
+    "--data.workers=1",
+    "--model.embedding_size=32",
+    "--rollouts.vocabulary=fieldguide",
+    "--rollouts.attributes_per_prompt=2",
+    "--rollouts.group_size=4",
+    "--rollouts.temperature=1.5",
+    "--rollouts.max_new_tokens=48",
+    "--pairs.pairs_per_round=4",
+    "--pairs.contributing_pairs=null",
+    "--weights.policy_relative=1",
+    "--schedule.steps=5",
+    "--schedule.validate_every=5",
+    "--schedule.checkpoint_every=1",
+    "--seed=3",
+]
 
 
 def start(world: Path, run: Path, *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "fieldmark", "train", "saga", f"--data.path={world}", f"--run={run}", *OPTIONS, *more]
+    train = [sys.executable, "-m", "fieldmark", "train", "saga"]
+    command = [*train, f"--data.path={world}", f"--run={run}", *OPTIONS, *more]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
 
 

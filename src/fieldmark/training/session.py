@@ -129,10 +129,7 @@ class Session:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._batches is not None:
-            close = getattr(self._batches, "close", None)
-            if close is not None:
-                close()
+        self.loader.close()
         self.log.close()
 
     def next_batch(self) -> Batch:

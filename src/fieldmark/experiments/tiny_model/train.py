@@ -37,7 +37,7 @@ class TinyModelConfig:
 
     seed: int = 0
     """Of weights, pictures and texts."""
-    tower_steps: int = 1000
+    tower_steps: int = 700
     """Steps of stage 1."""
     tower_batch: int = 64
     """Pictures per step of stage 1."""
@@ -47,13 +47,13 @@ class TinyModelConfig:
     """Genera of 4 species with 4 pictures each in stage 1's pool."""
     tower_nuisance: float = 0.35
     """Nuisance of a picture is uniform up to this."""
-    tower_habitats: float = 0.0
+    tower_habitats: float = 0.4
     """Share of the tower's pictures that stand in a habitat; the rest are plates on plain paper."""
     text_steps: int = 400
     """Steps of the language model on texts alone, before it sees pictures."""
     text_batch: int = 48
     """Texts per step."""
-    language_steps: int = 800
+    language_steps: int = 600
     """Steps of the language model with pictures."""
     language_batch: int = 24
     """Examples per step with pictures."""
