@@ -40,7 +40,7 @@ def check_spans(text: str, verdict: Verdict) -> None:
         f"漢字 😀 {ANSWER}",
         ANSWER.replace('"no"', '" No\\n"'),
         ANSWER.replace('"no"', '"\\u006eO"'),
-        "\r\n\t" + ANSWER.replace(": ", "\n:\t").replace(", ", " ,\r\n"),
+        "\r\n\t" + json.dumps(json.loads(ANSWER), separators=(" ,\r\n", "\n:\t")),
         ANSWER[:-1] + ', "extra": {"same_species": "yes", "list": [1, -2.5e3, true, null, []]}}',
     ],
 )

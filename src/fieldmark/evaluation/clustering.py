@@ -48,7 +48,7 @@ def clustering_nmi(
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("NMI needs scikit-learn: pip install scikit-learn") from error
 
-    classes = torch.as_tensor(labels).cpu().numpy()
+    classes = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if embeddings.ndim != 2 or classes.shape != embeddings.shape[:1] or classes.dtype.kind not in "iu":
         raise ValueError(
             f"embeddings are {tuple(embeddings.shape)} and labels {classes.shape} {classes.dtype}; "

@@ -49,7 +49,7 @@ def load_recipe(path: Path = CONFIGS / "saga.yaml") -> SagaConfig:
         )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(SagaConfig)
-    parsed = parser.instantiate_classes(parser.parse_path(str(path)))
+    parsed = parser.instantiate(parser.parse_path(str(path)))
     return SagaConfig(**{f.name: parsed[f.name] for f in dataclasses.fields(SagaConfig)})
 
 
