@@ -80,7 +80,7 @@ def test_no_package_registry() -> None:
         (
             MACHINE_PATH,
             ["cd /wo" + "rk/main", "Path('/ro" + "ot/x')", "file:///ho" + "me/a/b", "/Us" + "ers/me"],
-            ["src/work/home", "~/home/x", "$HOME/root/x", "https://example.org/home/x", "/usr/bin/chromium"],
+            ["src/" + "work/home", "~/home/x", "$HOME/root/x", "https://example.org/home/x", "/usr/bin/chromium"],
         ),
         (
             REGISTRY,

@@ -40,7 +40,7 @@ CHAT_TEMPLATE = (
 
 PREPROCESSING = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), patch_size=12, merge_size=1, temporal_patch_size=2)
 # merge_size 1: the tower sees one 12-pixel patch per token (8 x 8). With 96-pixel pictures, Qwen's patch 8 and 2 x 2
-# merging costs 2.4 times as much and gives the language model 6 x 6 tokens only.
+# merging has 144 patches to compute and gives the language model 6 x 6 tokens only.
 
 
 def build_tokenizer(vocabulary: Vocabulary | None = None) -> PreTrainedTokenizerFast:
