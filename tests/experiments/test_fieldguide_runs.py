@@ -3,12 +3,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from fieldmark.data.fieldguide.world import FieldguideConfig
 from fieldmark.experiments.demo import DEMO_METHODS, DemoConfig, run_demo, summarise
-from fieldmark.experiments.evidence import EvidenceConfig, collect, evidence_jobs, paired_difference, write_table
+from fieldmark.experiments.evidence import EvidenceConfig, collect, evidence_jobs, run_evidence
+from fieldmark.experiments.evidence_table import paired_difference, write_table
 from fieldmark.experiments.fieldguide import METHODS, Job, load_recipe, make_world, method_config
 from fieldmark.training.config import MetricConfig, SagaConfig
 
@@ -67,26 +69,41 @@ def row(method, seed, recall, habitat=1.0):
     }
 
 
-def test_differences_are_paired_by_seed_with_the_better_baseline():
+def test_differences_are_paired_by_world_and_seed_with_the_better_baseline():
     rows = [
         row("metric", 1, 0.2),
         row("metric_mean", 1, 0.3),
         row("metric", 2, 0.5),
+        row("metric_mean", 2, 0.1),
+        row("metric_mean", 1, 0.9, habitat=0.0),
         row("saga", 1, 0.4),
         row("saga", 2, 0.4),
     ]
-    assert paired_difference(rows, rows[3]) == pytest.approx(10)
-    assert paired_difference(rows, rows[4]) == pytest.approx(-10)
+    assert paired_difference(rows, rows[5]) == pytest.approx(10)
+    assert paired_difference(rows, rows[6]) == pytest.approx(-10)
+    assert paired_difference(rows, rows[5], ("metric",)) == pytest.approx(20)
     assert paired_difference(rows, row("saga", 3, 0.4)) is None
+    # one pooler of two is no baseline yet: a difference to it would change when the other is finished
+    assert paired_difference(rows[:1], row("saga", 1, 0.4)) is None
 
 
 def test_table_marks_what_is_missing_and_holds_means(tmp_path):
-    config = EvidenceConfig(out=str(tmp_path / "runs"), docs=str(tmp_path / "docs"), seeds=(1, 2))
-    rows = [row("metric", 1, 0.2), row("metric", 2, 0.3), row("saga", 1, 0.4), row("saga", 2, 0.5)]
-    write_table(rows, config)
-    text = (tmp_path / "docs" / "fieldguide.md").read_text()
-    assert "| 45.0 ± 7.1 |" in text and "+20.0 ± 0.0" in text and "not run yet" in text
-    assert json.loads((tmp_path / "docs" / "fieldguide.json").read_text())["rows"] == rows
+    rows = [row(m, s, r) for m, s, r in (("metric", 1, 0.2), ("metric", 2, 0.3), ("saga", 1, 0.4), ("saga", 2, 0.5))]
+    rows += [row("metric_mean", 1, 0.1), row("metric_mean", 2, 0.1), row("saga_permuted_reward", 2, 0.45)]
+    listed = {1.0: ("saga", "metric", "metric_mean", "saga_permuted_reward", "oracle"), 0.0: ("saga",)}
+    write_table(rows, listed, tmp_path, "Where from.", {"seeds": [1, 2]})
+    text = (tmp_path / "fieldguide.md").read_text()
+    saga, metric, oracle = (
+        next(x for x in text.splitlines() if x.startswith(f"| {n}")) for n in ("SAGA", "Pot", "ceil")
+    )
+    assert "| 45.0 ± 7.1 |" in saga and "| +20.0 ± 0.0 | +5.0 | 2 |" in saga
+    assert "| – | -15.0 | 2 |" in metric and "not run yet" in oracle
+    assert text.count("not run yet") == 2
+    stored = json.loads((tmp_path / "fieldguide.json").read_text())
+    assert stored == {"config": {"seeds": [1, 2]}, "rows": rows}
+    figure = ElementTree.parse(tmp_path / "fieldguide.svg")
+    assert len(figure.findall(".//{*}circle")) == len(rows)
+    assert "SAGA: + GRPO + KL, ρ = 1: 45" in figure.getroot().find("{*}title").text
 
 
 def test_evidence_runs_are_listed_most_telling_first_and_collected_when_finished(tmp_path):
@@ -99,11 +116,27 @@ def test_evidence_runs_are_listed_most_telling_first_and_collected_when_finished
     done.run.mkdir(parents=True)
     test = {k: v for k, v in row("x", 0, 0.5).items() if k in ("recall_at_1", "recall_at_2", "map_at_r", "nmi")}
     (done.run / "results.json").write_text(
-        json.dumps({"test": test, "validation": {"recall_at_1": 0.9, "best_step": 1}})
+        json.dumps({"test": test, "validation": {"recall_at_1": 0.9, "best_step": 1}, "seconds": 2.0, "threads": 1})
     )
     assert [(r["method"], r["seed"]) for r in collect(config)] == [(done.method, done.seed)]
     with pytest.raises(ValueError, match="unknown method 'magic'"):
         EvidenceConfig(methods=("magic",))
+    with pytest.raises(ValueError, match="processes must be at least 1"):
+        EvidenceConfig(processes=0)
+
+
+@pytest.mark.slow
+def test_evidence_runs_in_processes_and_repeats_nothing(tmp_path, monkeypatch):
+    small = FieldguideConfig(species=8, per=4, size=48, train_share=0.5)
+    monkeypatch.setattr("fieldmark.experiments.evidence.evidence_world", lambda h, s: replace(small, habitat=h, seed=s))
+    config = EvidenceConfig(
+        out=str(tmp_path / "runs"), docs=str(tmp_path / "docs"), seeds=(1, 2), habitats=(1.0,), methods=("untrained",)
+    )
+    assert len(run_evidence(replace(config, limit=1))) == 1
+    rows = run_evidence(config)
+    assert [r["seed"] for r in rows] == [1, 2] and all(0 <= r["recall_at_1"] <= 1 for r in rows)
+    assert json.loads((tmp_path / "docs" / "fieldguide.json").read_text())["rows"] == rows
+    assert run_evidence(config) == rows  # the stored seconds included: nothing ran again
 
 
 def test_summary_names_the_pooler_that_is_better_on_validation():

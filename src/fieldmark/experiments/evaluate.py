@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from fieldmark.data.collection import LabelledImages, load_collection, screen_images
 from fieldmark.evaluation.zero_shot import ZeroShotResult, evaluate_encoder
-from fieldmark.experiments.saved_runs import encoder_folder, read_config, read_part
+from fieldmark.experiments.saved_runs import encoder_folder, read_part
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
 from fieldmark.training.config import DataConfig
-from fieldmark.training.run_folder import versions
+from fieldmark.training.run_folder import read_config, versions
 from fieldmark.training.session import load_split
 
 
@@ -84,8 +84,8 @@ def evaluate_saved(config: EvaluationConfig) -> Evaluation:
 def _images(config: EvaluationConfig, folder: Path) -> tuple[LabelledImages, str]:
     """The pictures, and the path that they came from."""
     run = folder.parent if folder.name == "encoder" else folder
-    stored = read_config(run)
-    data = DataConfig() if stored is None else read_part(DataConfig, stored, "data", run)
+    of_a_run = (run / "config.yaml").is_file()
+    data = read_part(DataConfig, read_config(run), "data", run) if of_a_run else DataConfig()
     path = config.data or data.path
     if not path:
         raise ValueError(f"no pictures given, and {folder} belongs to no run that tells which: set --data FOLDER")

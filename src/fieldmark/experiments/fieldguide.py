@@ -16,7 +16,7 @@ from fieldmark.models.pooler import build_pooler
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
 from fieldmark.training.config import DataConfig, MetricConfig, SagaConfig
 from fieldmark.training.metric import train_metric
-from fieldmark.training.run_folder import prepare_run
+from fieldmark.training.run_folder import prepare_run, write_text
 from fieldmark.training.saga import train_saga
 from fieldmark.training.session import load_split, load_supervisor
 
@@ -115,9 +115,7 @@ def run_job(job: Job, recipe: SagaConfig) -> dict[str, Any]:
         "seconds": time.perf_counter() - began,
         "threads": torch.get_num_threads(),
     }
-    temporary = results.with_suffix(".writing")
-    temporary.write_text(json.dumps(outcome, indent=2) + "\n")
-    temporary.rename(results)
+    write_text(results, json.dumps(outcome, indent=2) + "\n")
     return outcome
 
 

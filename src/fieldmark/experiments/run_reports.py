@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fieldmark.experiments.saved_runs import read_config, read_part
+from fieldmark.experiments.saved_runs import read_part
 from fieldmark.models.backbone import Backbone
 from fieldmark.policy.adjudication import RolloutConfig
 from fieldmark.report import MethodReport, Report, build_report, method_from_run
 from fieldmark.report.inputs import Role
 from fieldmark.training.config import DataConfig, LossWeights, ModelConfig
+from fieldmark.training.run_folder import read_config
 from fieldmark.training.session import load_split, load_supervisor
 
 INTRO = (
@@ -79,8 +80,6 @@ def report_runs(
 
 def _open(path: Path) -> _Run:
     config = read_config(path)
-    if config is None:
-        raise ValueError(f"{path} is no run's folder: it has no config.yaml")
     results = path / "results.json"
     if not results.is_file():
         raise ValueError(f"{path} is not finished: continue it with --resume, or leave it out of the report")

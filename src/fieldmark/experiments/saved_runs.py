@@ -5,27 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 _Config = TypeVar("_Config")
-
-
-def read_config(run: Path) -> dict[str, Any] | None:
-    """The stored configuration of a run; None if the folder is none.
-
-    Raises:
-        ValueError: if config.yaml is damaged.
-    """
-    path = Path(run) / "config.yaml"
-    if not path.is_file():
-        return None
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no longer YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no configuration")
-    return content
 
 
 def read_part(kind: type[_Config], config: Mapping[str, Any], name: str, run: Path) -> _Config:

@@ -116,7 +116,7 @@ def prepare_run(
     start = _describe_start()
 
     if present.is_file() and not overwrite:
-        _require_same(folder, _read_config(present), plain, may_differ)
+        _require_same(folder, read_config(folder), plain, may_differ)
         if not resume:
             state = "a finished run" if (folder / _RESULTS).is_file() else "an unfinished run"
             raise ValueError(
@@ -140,6 +140,24 @@ def prepare_run(
     write_text(present, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
     write_text(folder / _RUN, json.dumps({"starts": [start]}, indent=2) + "\n")
     return RunFolder(path=folder, resumed=False)
+
+
+def read_config(folder: Path | str) -> dict[str, Any]:
+    """The stored configuration of a run.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    path = Path(folder) / _CONFIG
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {_CONFIG}: it is no run's folder")
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no longer YAML ({error}); choose another folder or --overwrite") from error
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path} holds no configuration; choose another folder or --overwrite")
+    return stored
 
 
 def to_plain(value: Any) -> Any:
@@ -192,16 +210,6 @@ def _require_writable(folder: Path) -> None:
             f"the run folder {folder} cannot be written ({error.strerror}); choose another one, or free the "
             "space and the permission"
         ) from error
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no longer YAML ({error}); choose another folder or --overwrite") from error
-    if not isinstance(stored, dict):
-        raise ValueError(f"{path} holds no configuration; choose another folder or --overwrite")
-    return stored
 
 
 def _require_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any], may_differ: Collection[str]) -> None:

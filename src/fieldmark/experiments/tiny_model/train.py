@@ -53,7 +53,7 @@ class TinyModelConfig:
     """Steps of the language model on texts alone, before it sees pictures."""
     text_batch: int = 48
     """Texts per step."""
-    language_steps: int = 600
+    language_steps: int = 1500
     """Steps of the language model with pictures."""
     language_batch: int = 24
     """Examples per step with pictures."""
