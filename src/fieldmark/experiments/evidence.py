@@ -83,27 +83,29 @@ def run_evidence(config: EvidenceConfig) -> list[dict[str, Any]]:
     A run that fails ends the whole; those beside it are finished first and kept.
     """
     missing = [(h, job) for h, job in evidence_jobs(config) if not _finished(job)][: config.limit]
-    for world, (habitat, seed) in {job.world: (h, job.seed) for h, job in missing}.items():
-        print(f"world: habitat {habitat:g}, seed {seed}", flush=True)
-        make_world(evidence_world(habitat, seed), world)
     # Spawned, since a forked child of a process that has used torch's threads may hang.
     threads = max(1, torch.get_num_threads() // config.processes)
-    with ProcessPoolExecutor(
-        config.processes, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)
-    ) as pool:
-        futures = {pool.submit(run_job, job, load_recipe()): (h, job) for h, job in missing}
-        try:
-            for number, future in enumerate(as_completed(futures), start=1):
-                habitat, job = futures[future]
-                test = future.result()["test"]
-                print(
-                    f"\n[{number}/{len(futures)}] habitat {habitat:g}, seed {job.seed}, {job.method}: "
-                    f"R@1 {100 * test['recall_at_1']:.1f} %",
-                    flush=True,
-                )
-                _write(config)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    done = 0
+    for habitat in config.habitats:
+        jobs = [job for h, job in missing if h == habitat]
+        for world, seed in {job.world: job.seed for job in jobs}.items():
+            print(f"world: habitat {habitat:g}, seed {seed}", flush=True)
+            make_world(evidence_world(habitat, seed), world)
+        with ProcessPoolExecutor(
+            config.processes, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)
+        ) as pool:
+            futures = {pool.submit(run_job, job, load_recipe()): job for job in jobs}
+            try:
+                for future in as_completed(futures):
+                    job, test, done = futures[future], future.result()["test"], done + 1
+                    print(
+                        f"\n[{done}/{len(missing)}] habitat {habitat:g}, seed {job.seed}, {job.method}: "
+                        f"R@1 {100 * test['recall_at_1']:.1f} %",
+                        flush=True,
+                    )
+                    _write(config)
+            finally:
+                pool.shutdown(cancel_futures=True)
     _write(config)
     return collect(config)
 
