@@ -24,8 +24,9 @@ class NonFiniteLoss(FloatingPointError):
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """How the parameters are updated. The defaults are those of SAGA (arXiv 2606.15134, Algorithm 1, block
-    E).
+    """How the parameters are updated.
+
+    The defaults are those of SAGA (arXiv 2606.15134, Algorithm 1, block E).
 
     Raises:
         ValueError: a value outside its range.
