@@ -150,7 +150,7 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     """
     path = Path(folder) / _CONFIG
     if not path.is_file():
-        raise ValueError(f"{folder} holds no {_CONFIG}: it is no run's folder")
+        raise ValueError(f"{folder} is no run's folder: it has no {_CONFIG}")
     try:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
