@@ -69,18 +69,38 @@ def _data_inspect(options: "Options") -> Run:
     its classes, counts, sizes, duplicates across splits, and every file that cannot be decoded,
     with the reason.
 
-    example:
+    With the name of a benchmark (cub, cars, aircraft, inat) and --root, the official archive, packed
+    or extracted, must have the published number of classes and pictures in both halves; otherwise
+    the difference is told and nothing is decoded.
+
+    examples:
       fieldmark data inspect my/folders --workers 2
+      fieldmark data inspect cub --root downloads/CUB_200_2011.tgz
     """
-    options.add("path", "The collection.")
+    options.add("path", "The collection; or cub, cars, aircraft, inat.")
+    options.add("--root", "Folder or archive of the benchmark that is named.", str | None)
     options.add("--workers", "Processes that decode; 0 decodes in line.", int, 1)
     options.flag("--json", "Print JSON instead of a table.")
 
     def run(given: "Given") -> None:
+        from fieldmark.data.benchmarks.catalogue import BENCHMARKS, find_benchmark
+        from fieldmark.data.benchmarks.inspection import inspect_benchmark
         from fieldmark.data.inspection import inspect_collection
 
-        inspection = inspect_collection(Path(given.path), workers=given.workers)
+        if given.root is not None:
+            if given.path not in BENCHMARKS:
+                raise ValueError(f"there is no benchmark {given.path!r}: --root goes with {', '.join(BENCHMARKS)}")
+            found = inspect_benchmark(BENCHMARKS[given.path], Path(given.root), workers=given.workers)
+            print(found.as_json() if given.json else found.as_text())
+            return
+        path = Path(given.path)
+        if given.path in BENCHMARKS and not path.exists():
+            raise ValueError(f"say where {given.path} lies: fieldmark data inspect {given.path} --root PATH")
+        inspection = inspect_collection(path, workers=given.workers)
         print(inspection.as_json() if given.json else inspection.as_text())
+        benchmark = find_benchmark(path)
+        if benchmark is not None and not given.json:
+            print(f"This is {benchmark.title}. Is it complete? fieldmark data inspect {benchmark.key} --root {path}")
 
     return run
 

@@ -4,6 +4,7 @@ Import from the modules, so that a decoding worker does not have to load torch:
 
 - `decode`: one picture file, whatever is wrong with it → RGB, or `BadImage` with the reason
 - `collection`: folders, imagefolder, parquet → `LabelledImages`
+- `benchmarks`: CUB-200-2011, Cars-196, FGVC-Aircraft and iNat-2021 Aves as they are downloaded
 - `inspection`: what is in a collection, and what is odd about it
 - `splits`: class-disjoint training, validation and test parts
 - `samplers`: class-balanced batches, and pairs for the verdicts

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fieldmark.data.benchmarks.catalogue import find_benchmark, read_benchmark
 from fieldmark.data.decode import DEFAULT_LIMITS, BadImage, DecodedPicture, DecodeLimits
-from fieldmark.data.layouts import list_collection, read_split_file
+from fieldmark.data.layouts import SPLIT_FILE, list_collection, read_split_file
 from fieldmark.data.parallel import map_indices
-from fieldmark.data.records import SPLIT_NAMES, Ignored, bytewise
+from fieldmark.data.published import PublishedSplit
+from fieldmark.data.records import SPLIT_NAMES, Ignored, Listing, bytewise
 from fieldmark.data.sources import FileSource, ImageSource, ParquetSource, decode_source
 
 __all__ = [
@@ -39,6 +41,8 @@ class LabelledImages:
     """What was found in the folder and not taken."""
     limits: DecodeLimits = DEFAULT_LIMITS
     """What decoding one of the pictures may cost."""
+    published: PublishedSplit | None = None
+    """The halves that its protocol fixes, if this is one of the benchmarks."""
 
     def __post_init__(self) -> None:
         labels = np.array(self.labels, dtype=np.int64)
@@ -105,6 +109,7 @@ class LabelledImages:
             splits=tuple(self.splits[i] for i in indices),
             ignored=self.ignored,
             limits=self.limits,
+            published=self.published,
         )
 
 
@@ -123,6 +128,8 @@ def load_collection(
     - class folders: ``ROOT/<class>/<picture>``, or ``ROOT/<split>/<class>/<picture>``
     - Hugging Face imagefolder: ``ROOT/metadata.csv`` or ``.jsonl`` (or in each split folder) with `file_name` and
       a label column
+    - the official archives of CUB-200-2011, Cars-196, FGVC-Aircraft and iNat-2021 Aves, extracted or packed (a packed
+      one is unpacked beside itself, once): `fieldmark.data.benchmarks`. Their splits are the protocol's halves
     - parquet: one file, ``ROOT/*.parquet`` or ``ROOT/data/*.parquet``, with an image column (binary, or struct
       with `bytes` and `path`) and a label column
 
@@ -131,7 +138,7 @@ def load_collection(
     outside of the layout, are listed in `ignored`. Links are followed, but names in metadata cannot leave the root.
 
     Args:
-        path: the folder, or one parquet file.
+        path: the folder, or one parquet file, or a benchmark's archive.
         split: take only "train", "validation" or "test", as split folders, file names, a `split` column or
             split.json state it. None takes all pictures.
         image_column, label_column: columns of tables, where they cannot be told.
@@ -141,9 +148,32 @@ def load_collection(
         ValueError: no pictures, no such split, an unknown or contradictory layout, missing files or labels.
     """
     root = Path(path)
+    benchmark = find_benchmark(root)
+    if benchmark is not None:
+        reading, published = read_benchmark(benchmark, root)
+        return collect(reading.root, reading.listing, split, limits, published)
     listing = list_collection(root, image_column=image_column, label_column=label_column)
-    root = root if root.is_dir() else root.parent
+    return collect(root if root.is_dir() else root.parent, listing, split, limits)
+
+
+def collect(
+    root: Path,
+    listing: Listing,
+    split: str | None = None,
+    limits: DecodeLimits = DEFAULT_LIMITS,
+    published: PublishedSplit | None = None,
+) -> LabelledImages:
+    """A listing in its order, with the splits of a split.json at `root`; arguments as for `load_collection`.
+
+    Raises:
+        ValueError: no such split, or a split.json where the split is `published`.
+    """
     parts = read_split_file(root) or {}
+    if parts and published is not None:
+        raise ValueError(
+            f"{root} holds a {SPLIT_FILE}, but {published.benchmark} is split as published ({published.rule}): "
+            "remove the file"
+        )
     split_of_class = {name: part for part, names in parts.items() for name in names}
 
     number = {name: i for i, name in enumerate(listing.class_names)}
@@ -169,6 +199,7 @@ def load_collection(
         splits=tuple(splits),
         ignored=listing.ignored,
         limits=limits,
+        published=published,
     )
 
 

@@ -174,6 +174,17 @@ def inspect_collection(
         ValueError: there is no collection at `path`.
     """
     collection = load_collection(path, image_column=image_column, label_column=label_column, limits=limits)
+    return inspect_images(collection, path, workers, progress=progress)
+
+
+def inspect_images(
+    collection: LabelledImages,
+    path: Path | str,
+    workers: int = 0,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Inspection:
+    """As `inspect_collection`, for a collection that is loaded already; `path` is how the result calls it."""
     examined = [one for _, one in map_indices(partial(_examine, collection), len(collection), workers, progress)]
     good = [i for i, one in enumerate(examined) if one.bad is None]
     per_class = np.bincount(collection.labels[good], minlength=collection.num_classes)

@@ -1,11 +1,13 @@
 """Class-disjoint parts of a collection: the zero-shot protocol, in which no test class is seen in training."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from fieldmark.data.collection import LabelledImages
 from fieldmark.data.layouts import SPLIT_FILE, read_split_file
+from fieldmark.data.published import Counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,6 +18,34 @@ class ClassSplit:
     validation: LabelledImages
     """Classes of the training half that choose models and lengths; never trained on."""
     test: LabelledImages
+
+    def differences(self) -> tuple[str, ...]:
+        """Where the numbers of classes and pictures are not those of the published data set, in words.
+
+        Empty for a complete benchmark, and for a collection that is none.
+        """
+        published = self.test.published
+        if published is None:
+            return ()
+        found = Counts(
+            self.train.num_classes + self.validation.num_classes,
+            self.test.num_classes,
+            len(self.train) + len(self.validation),
+            len(self.test),
+        )
+        return published.counts.differences(found)
+
+    def as_json(self) -> dict[str, Any]:
+        """What a run's record says of its pictures."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        published = self.test.published
+        return {
+            "benchmark": None if published is None else published.benchmark,
+            "rule": None if published is None else published.rule,
+            "differs_from_published": list(self.differences()),
+            "classes": {name: part.num_classes for name, part in parts.items()},
+            "pictures": {name: len(part) for name, part in parts.items()},
+        }
 
 
 def split_classes(
@@ -34,8 +64,11 @@ def split_classes(
     "validation") wins over `train_fraction`, and over `validation_fraction` where it names validation classes.
     Classes of the file that the collection lacks (all their pictures were bad) are passed over.
 
+    A benchmark (`collection.published`) is split as its protocol says; validation classes are drawn from its training
+    half.
+
     Args:
-        train_fraction: above 0; 1 leaves nothing to test.
+        train_fraction: above 0; 1 leaves nothing to test. 0.5 for a benchmark.
         validation_fraction: from 0 (no validation classes) to below 1.
 
     Raises:
@@ -46,7 +79,7 @@ def split_classes(
         raise ValueError(f"train_fraction must be above 0 and at most 1, got {train_fraction}")
     if not 0 <= validation_fraction < 1:
         raise ValueError(f"validation_fraction must be from 0 to below 1, got {validation_fraction}")
-    parts = _file_parts(collection)
+    parts = _file_parts(collection) if collection.published is None else _published_parts(collection, train_fraction)
     if parts is None:
         count = _round(train_fraction * collection.num_classes)
         training, test = list(range(count)), list(range(count, collection.num_classes))
@@ -77,6 +110,19 @@ def _file_parts(collection: LabelledImages) -> dict[str, list[int]] | None:
             f"{', '.join(unknown[:5])}: add them, or remove the file to split by train_fraction"
         )
     return {part: [i for i, name in enumerate(collection.class_names) if part_of[name] == part] for part in names}
+
+
+def _published_parts(collection: LabelledImages, train_fraction: float) -> dict[str, list[int]]:
+    """Class numbers of the protocol's halves. By name, so that a class without usable pictures moves none."""
+    published = collection.published
+    assert published is not None
+    if train_fraction != 0.5:
+        raise ValueError(
+            f"train_fraction={train_fraction}, but {published.benchmark} is split as published ({published.rule}): "
+            "leave train_fraction at 0.5"
+        )
+    halves = {"train": published.train, "test": published.test}
+    return {part: [i for i, n in enumerate(collection.class_names) if n in own] for part, own in halves.items()}
 
 
 def _draw_validation(training: list[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:

@@ -20,7 +20,7 @@ class EvaluationConfig:
     encoder: str = ""
     """Folder of a run, or of a saved encoder."""
     data: str = ""
-    """Labelled collection: class folders, imagefolder or parquet. Not given: the run's own."""
+    """Labelled collection, or a benchmark's folder or archive. Not given: the run's own."""
     split: Literal["test", "validation", "train", "all"] = "test"
     """Classes: test (unseen), validation, train (without validation), or all of the collection."""
     train_fraction: float | None = None

@@ -17,11 +17,13 @@ class DataConfig:
     """Pictures, splits and what the step sees of them."""
 
     path: str = ""
-    """Labelled collection: class folders, imagefolder or parquet."""
+    """Labelled collection: class folders, imagefolder or parquet; or a benchmark's folder or archive (CUB, Cars,
+    Aircraft, iNat)."""
     image_size: int = 224
     """Pictures are resized to this side (the whole picture, no crop)."""
     train_fraction: float = 0.5
-    """Share of the classes that is for training; a collection with a split.json brings its own split."""
+    """Share of the classes that is for training; a benchmark, and a collection with a split.json, bring
+    their own split."""
     validation_fraction: float = 0.2
     """Share of the *training* classes held out to choose the best step; the test classes choose nothing."""
     split_seed: int = 0

@@ -37,7 +37,13 @@ def load_split(config: DataConfig) -> ClassSplit:
     )
     for one in bad:
         print(f"left out: {one}")
-    return split_classes(collection, config.train_fraction, config.validation_fraction, config.split_seed)
+    split = split_classes(collection, config.train_fraction, config.validation_fraction, config.split_seed)
+    if collection.published is not None and split.differences():
+        print(
+            f"{config.path} is not the complete {collection.published.benchmark}: {'; '.join(split.differences())}. "
+            "Its figures cannot stand beside published ones"
+        )
+    return split
 
 
 def load_supervisor(config: ModelConfig) -> Backbone:
@@ -194,6 +200,7 @@ class Session:
             "validation": {"recall_at_1": self.progress.best_recall_at_1, "best_step": self.progress.best_step},
             "selection": f"{self.config.schedule.select} on {self.split.validation.num_classes} validation classes, "
             "taken from the training classes; the test classes were read once, at the end",
+            "data": self.split.as_json(),
             "steps": self.progress.step,
             "pictures_seen": self.progress.batches * self.config.data.batch_size,
         }
