@@ -95,7 +95,8 @@ def test_cars_with_ids_from_zero(tmp_path: Path) -> None:
 def test_a_table_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mini.write_cars_old(tmp_path)
     table = tmp_path / "cars_annos.mat"
-    savemat(table, loadmat(table, variable_names=["annotations", "class_names"]), do_compression=True)
+    content = loadmat(table)
+    savemat(table, {name: content[name] for name in ("annotations", "class_names")}, do_compression=True)
     assert len(load_collection(tmp_path)) == 8  # compressed, as the published table is
     monkeypatch.setattr(matlab, "MAX_UNPACKED_BYTES", 1000)
     with pytest.raises(ValueError, match=r"contents unpack to more than 1000 bytes.*cars_annos\.mat"):
@@ -335,3 +336,32 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(ValueError, match=r"cannot be unpacked beside itself \(Permission denied\).*link the archive"):
         unpack(archive)
+
+
+def test_an_interrupted_unpacking_leaves_nothing(tmp_path: Path) -> None:
+    archive = tar_of(tmp_path / "x.tgz", ("a", tarfile.REGTYPE, b"1"), ("b", tarfile.REGTYPE, b"2"))
+
+    def interrupt(name: str) -> bool:
+        if name == "b":
+            raise KeyboardInterrupt
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        unpack(archive, interrupt)
+    assert list(tmp_path.iterdir()) == [archive]
+
+
+def test_two_processes_may_unpack_at_once(tmp_path: Path) -> None:
+    """The slower one takes the folder of the faster one, and cleans up after itself."""
+    archive = tar_of(tmp_path / "x.tgz", ("a", tarfile.REGTYPE, b"1"))
+    faster: list[Path] = []
+
+    def meanwhile(name: str) -> bool:
+        if not faster:
+            faster.append(archive)
+            unpack(archive)
+        return True
+
+    folder = unpack(archive, meanwhile)
+    assert (folder / "a").read_bytes() == b"1"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.tgz", "x.unpacked"]
