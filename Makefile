@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-distributed test-fault lint evidence tiny-model bench clean
+.PHONY: help install demo test test-slow test-distributed test-fault lint evidence tiny-model bench bench-gpu clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,13 +57,17 @@ tiny-model: $(STAMP) ## train the bundled model again (resumable)
 	$(BIN)/fieldmark tiny-model $(ARGS)
 
 # Files that start with an underscore are shared helpers. ARGS=--short makes a quick pass of it.
-bench: $(STAMP) ## every benchmark, into benchmarks/results/
+bench: $(STAMP) ## every benchmark for the processor, into benchmarks/results/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	@mkdir -p benchmarks/results
-	@set -e; for file in benchmarks/[!_]*.py; do \
+	@set -e; for file in $(filter-out benchmarks/_% benchmarks/gpu_%,$(wildcard benchmarks/*.py)); do \
 	  name=$$(basename $$file .py); echo "== $$name"; \
 	  $(BIN)/python $$file --json benchmarks/results/$$name.json $(ARGS); \
 	done
+
+bench-gpu: $(STAMP) ## one SAGA step at Qwen3-VL-8B's size; needs a GPU of 80 GB
+	@mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/gpu_saga_step.py --json benchmarks/results/gpu_saga_step.json $(ARGS)
 
 clean: ## remove caches and builds; keeps the environment and the runs
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,7 @@
 """What holds for every file: nothing that works on one machine only, nothing that executes data."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -221,6 +222,26 @@ def test_benchmark_has_the_two_options(path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "--short" in done.stdout and "--json" in done.stdout
+
+
+def test_gpu_benchmark_runs_in_miniature_on_the_processor(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "benchmarks" / "gpu_saga_step.py"),
+            "--short",
+            "--json",
+            str(tmp_path / "out.json"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert set(report["ours"]["seconds"]) == {"tower_forward", "rollouts", "replay", "tower_backward", "total"}
+    assert report["tflop"] > 0 and report["share_of_peak"] is None
 
 
 def test_make_has_the_promised_targets() -> None:
