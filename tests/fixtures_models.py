@@ -6,6 +6,7 @@ hides mistakes.
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -36,19 +37,34 @@ CHAT_TEMPLATE = (
 PREPROCESSING = Preprocessing((0.48, 0.46, 0.41), (0.27, 0.26, 0.28), patch_size=4, merge_size=2, temporal_patch_size=2)
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes as tokens, plus Qwen's special tokens."""
+def tiny_tokenizer(
+    special_tokens: Sequence[str] = SPECIAL_TOKENS, chat_template: str = CHAT_TEMPLATE, **options: object
+) -> PreTrainedTokenizerFast:
+    """Bytes as tokens, plus special tokens (Qwen's, unless others are given)."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    tokenizer.add_special_tokens(list(special_tokens))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template,
+        **options,
     )
+
+
+def sharpen(model: torch.nn.Module, scale: float) -> None:
+    """Scale what decides about attention, in place."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() >= 2:
+                parameter.mul_(scale)
+            elif name.endswith(("q_norm.weight", "k_norm.weight")):
+                parameter.mul_(1.5)
+            elif name.endswith("language_model.norm.weight"):
+                parameter.mul_(scale)
 
 
 def tiny_model(
@@ -96,14 +112,7 @@ def tiny_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3VLForConditionalGeneration(config)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if parameter.dim() >= 2:
-                    parameter.mul_(scale)
-                elif name.endswith(("q_norm.weight", "k_norm.weight")):
-                    parameter.mul_(1.5)
-                elif name.endswith("language_model.norm.weight"):
-                    parameter.mul_(scale)
+        sharpen(model, scale)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.eval()

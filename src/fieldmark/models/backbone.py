@@ -1,10 +1,10 @@
 """One adapter over transformers' vision-language models: pixels, vision tokens, prompts, decoder.
 
-Families differ in one thing only: whether the language model counts positions on three axes (Qwen: the model
-has `get_rope_index`) or on one. Everything else is asked from the model itself.
+Where a family's tower is, `fieldmark.models.families` knows. Everything else is asked from the model itself: whether
+the language model counts positions on three axes (Qwen: it has `get_rope_index`) or on one, whether there is
+DeepStack, whether the tokenizer wants a picture's tokens framed.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.cache_utils import Cache
-from transformers.utils import cached_file
 
+from fieldmark.models.families import family_of
 from fieldmark.models.precision import resolve_dtype
+from fieldmark.models.tower import check_attention, check_geometry, load_preprocessing, refuse_misfits
 from fieldmark.models.vision_tokens import PixelBatch, Preprocessing, VisionTokens, VisionTower
-
-ATTENTION_KINDS = ("sdpa", "eager")
+from fieldmark.models.weight_files import SMALL_FILES, check_files, fetch, read_json, weight_map
 
 
 @dataclass(frozen=True)
@@ -66,26 +66,19 @@ class Backbone(nn.Module):
 
     def __init__(self, model: nn.Module, tokenizer: Any, preprocessing: Preprocessing) -> None:
         super().__init__()
-        if not hasattr(model.model, "visual"):
-            raise ValueError(f"{type(model).__name__} is not supported: its tower is not found under model.visual")
         config: Any = model.config
-        vision, text = config.vision_config, config.get_text_config()
-        for name, ours in (
-            ("patch_size", preprocessing.patch_size),
-            ("spatial_merge_size", preprocessing.merge_size),
-            ("temporal_patch_size", preprocessing.temporal_patch_size),
-        ):
-            theirs = getattr(vision, name, ours)
-            if theirs != ours:
-                raise ValueError(
-                    f"the image processor says {name} = {ours}, the model {theirs}: "
-                    "preprocessor_config.json does not belong to these weights"
-                )
+        family, text = family_of(config.model_type, type(model).__name__), config.get_text_config()
+        check_geometry(preprocessing, family.tower_config(config))
+        others = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
+        if others:
+            raise ValueError(f"layers with {sorted(others)} are not supported: only full attention takes our masks")
         if len(tokenizer) > text.vocab_size:
             raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model only {text.vocab_size}")
         self.model = model
         self.tokenizer = tokenizer
         self.preprocessing = preprocessing
+        # In a tuple: as a submodule every weight of the tower would have a second name.
+        self._tower = (VisionTower(family.tower_of(model), preprocessing),)
         self.image_token_id: int = config.image_token_id
         self.hidden_size: int = text.hidden_size
         self.num_layers: int = text.num_hidden_layers
@@ -98,7 +91,7 @@ class Backbone(nn.Module):
     @property
     def tower(self) -> VisionTower:
         """The vision model with its merger: shares the weights, is no copy."""
-        return VisionTower(self.model.model.visual, self.preprocessing)
+        return self._tower[0]
 
     @property
     def decoder(self) -> Any:
@@ -151,7 +144,7 @@ class Backbone(nn.Module):
         rendered = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        ids = tuple(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        ids = self._framed(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
         found = ids.count(self.image_token_id)
         if found != num_images:
             raise ValueError(
@@ -159,6 +152,21 @@ class Backbone(nn.Module):
                 "the chat template must write one per picture and the text none"
             )
         return PromptTokens(ids, num_images)
+
+    def _framed(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Start and end tokens around each placeholder, where the tokenizer names them and the template writes none.
+
+        InternVL's template writes the placeholder alone; framing it is the work of its processor, which we do not run.
+        """
+        names = [getattr(self.tokenizer, name, None) for name in ("start_image_token", "end_image_token")]
+        if None in names:
+            return tuple(ids)
+        start, end = self.tokenizer.convert_tokens_to_ids(names)
+        framed: list[int] = []
+        for place, token in enumerate(ids):
+            bare = token == self.image_token_id and (place == 0 or ids[place - 1] != start)
+            framed.extend((start, token, end) if bare else (token,))
+        return tuple(framed)
 
     def embed(
         self,
@@ -332,48 +340,35 @@ def causal_mask(real: Tensor, queries: int) -> Tensor:
 def load_backbone(path: str | Path, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa") -> Backbone:
     """Load a vision-language model from a local folder or the Hugging Face hub.
 
-    Safetensors only, no remote code. Missing, unexpected or misshapen weights are errors that name them.
+    Safetensors only, no remote code. An unsupported architecture, half of a download, and missing, unexpected or
+    misshapen weights are errors (ValueError) that name what is wrong.
+    path: of a model of one of `families.FAMILIES`; one file or several with an index.
     dtype: what is computed in, whatever the file stores; see `precision.resolve_dtype`.
     attention: "sdpa" or "eager" (others cannot take the masks of the shared prefix).
     """
     computed_in = resolve_dtype(dtype, device)
-    if attention not in ATTENTION_KINDS:
-        raise ValueError(f"attention {attention!r} is not one of {list(ATTENTION_KINDS)}")
-    source = str(path)
-    if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
-        raise ValueError(
-            f"no model at {source}: give a folder with config.json, model.safetensors, tokenizer.json "
-            "and preprocessor_config.json, or a hub name like Qwen/Qwen3-VL-8B-Instruct"
-        )
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        raise ValueError(f"{source} holds no config.json: it is not a saved model")
+    check_attention(attention)
+    folder = fetch(path, (*SMALL_FILES, "*.safetensors"))
+    family = family_of(read_json(folder, "config.json").get("model_type"), str(path))
+    check_files(folder, set(weight_map(folder).values()))
     model, report = AutoModelForImageTextToText.from_pretrained(
-        source,
+        folder,
         dtype=computed_in,
         attn_implementation=attention,
         use_safetensors=True,
         trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # else an error that names no key; refused below
         output_loading_info=True,
     )
-    problems = {
-        kind: sorted(map(str, report.get(kind) or ()))
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-    }
-    if any(problems.values()):
-        details = "; ".join(
-            f"{kind.replace('_', ' ')}: {', '.join(keys[:8])}{' …' if len(keys) > 8 else ''}"
-            for kind, keys in problems.items()
-            if keys
-        )
-        raise ValueError(f"the weights in {source} do not fit its config.json: {details}")
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    backbone = Backbone(model, tokenizer, _load_preprocessing(source))
-    return backbone.to(device).eval()
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    refuse_misfits(path, {kind.replace("_", " "): sorted(map(str, report.get(kind) or ())) for kind in kinds})
+    preprocessing = load_preprocessing(folder, family.tower_config(model.config))
+    return Backbone(model, _load_tokenizer(folder), preprocessing).to(device).eval()
 
 
-def _load_preprocessing(source: str) -> Preprocessing:
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-        if found is not None:
-            return Preprocessing.from_file(Path(found))
-    raise ValueError(f"{source} has no preprocessor_config.json: save the image processor beside the weights")
+def _load_tokenizer(folder: Path) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
+        # where older processors keep it; tokenizers do not look there
+        tokenizer.chat_template = read_json(folder, "chat_template.json").get("chat_template")
+    return tokenizer

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig
 
 from fieldmark.models.pooler import Pooled, Pooler, build_pooler
+from fieldmark.models.tower import build_tower
 from fieldmark.models.vision_tokens import PixelBatch, Preprocessing, VisionTokens, VisionTower
 
 FORMAT, VERSION = "fieldmark.retrieval_encoder", 1
@@ -37,10 +38,8 @@ class RetrievalEncoder(nn.Module):
                 f"image_size {image_size} is not a multiple of {unit}: take e.g. "
                 f"{max(1, round(image_size / unit)) * unit}"
             )
-        if pooler.width != tower.model.config.out_hidden_size:
-            raise ValueError(
-                f"the pooler takes tokens of width {pooler.width}, the tower gives {tower.model.config.out_hidden_size}"
-            )
+        if pooler.width != tower.width:
+            raise ValueError(f"the pooler takes tokens of width {pooler.width}, the tower gives {tower.width}")
         self.tower = tower
         self.pooler = pooler
         self.image_size = image_size
@@ -152,8 +151,7 @@ class RetrievalEncoder(nn.Module):
                 f"{folder} was written in format version {config['version']}, this program reads {VERSION}"
             )
         vision = AutoConfig.for_model(config["vision_model_type"], **config["vision_config"])
-        vision._attn_implementation = "sdpa"
-        tower = VisionTower(AutoModel.from_config(vision), Preprocessing.from_config(config["preprocessing"]))
+        tower = VisionTower(build_tower(vision), Preprocessing.from_config(config["preprocessing"]))
         pooler = build_pooler(
             config["pooler"]["kind"],
             config["pooler"]["width"],

@@ -243,6 +243,12 @@ class VisionTower(nn.Module):
         if type(projection) is nn.Conv3d and projection.kernel_size == projection.stride:
             projection.__class__ = _PatchProjection
 
+    @property
+    def width(self) -> int:
+        """D, the width of the tokens that are handed to the language model."""
+        config = self.model.config
+        return int(getattr(config, "out_hidden_size", config.hidden_size))  # Qwen2-VL calls its inner width embed_dim
+
     def pixels(self, images: Tensor | Sequence[Tensor]) -> PixelBatch:
         """`Preprocessing.__call__`, with the result on the tower's device."""
         device = next(self.model.parameters()).device
