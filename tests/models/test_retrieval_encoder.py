@@ -119,3 +119,14 @@ def test_sizes_must_fit():
         RetrievalEncoder(backbone.tower, build_pooler("mean", 32), 20)
     with pytest.raises(ValueError, match="width 16"):
         RetrievalEncoder(backbone.tower, build_pooler("mean", 16), 16)
+
+
+def test_embeddings_can_be_cut():
+    _, model = encoder()
+    whole, cut = model.encode(pictures(3)), model.encode(pictures(3), dimensions=5)
+    assert cut.shape == (3, 5) and model.encode([], dimensions=5).shape == (0, 5)
+    torch.testing.assert_close(cut, torch.nn.functional.normalize(whole[:, :5], dim=1))
+    assert torch.equal(model.encode(pictures(3), dimensions=12), whole)
+    for size in (0, 13):
+        with pytest.raises(ValueError, match="from 1 to 12"):
+            model.encode(pictures(3), dimensions=size)

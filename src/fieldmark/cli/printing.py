@@ -21,11 +21,14 @@ def retrieval_table(figures: Mapping[str, Any]) -> str:
     low, high = figures["recall_at_1_interval"]
     skipped = f", {figures['num_skipped']} without a second picture of their class" if figures["num_skipped"] else ""
     interval = f"{100 * low:.1f} to {100 * high:.1f}"
+    sizes = figures.get("by_dimensions", {})
+    nested = [f"R@1 of the first {size} numbers: {100 * cut['recall_at_1']:.1f}" for size, cut in sizes.items()]
     return "\n".join(
         (
             "".join(f"{head:>{widths[head]}}" for head in cells),
             "".join(f"{cell:>{widths[head]}}" for head, cell in cells.items()),
             f"R@1: 95 % interval {interval}; {figures['num_queries']} queries{skipped}",
+            *nested,
         )
     )
 

@@ -1,7 +1,7 @@
 """The zero-shot retrieval protocol: every image of unseen classes is a query, all the others are the gallery."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from fieldmark.data.collection import LabelledImages
 from fieldmark.data.loader import load_all
 from fieldmark.evaluation.clustering import NMI, clustering_nmi
 from fieldmark.evaluation.retrieval import RetrievalMetrics, bootstrap_interval, retrieval_metrics
+from fieldmark.losses.matryoshka import check_dimensions, truncate
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
 
 
@@ -26,6 +27,8 @@ class ZeroShotResult:
     nmi: NMI | None
     embeddings: Tensor
     labels: np.ndarray
+    by_dimensions: dict[int, RetrievalMetrics] = field(default_factory=dict)
+    """Size → metrics of the embeddings cut to their first so many numbers and normalised again."""
 
     @property
     def recall_at_k(self) -> dict[int, float]:
@@ -44,6 +47,12 @@ class ZeroShotResult:
             "num_queries": m.num_queries,
             "num_skipped": m.num_skipped,
         }
+        if self.by_dimensions:
+            result["by_dimensions"] = {
+                str(size): {f"recall_at_{k}": value for k, value in cut.recall_at_k.items()}
+                | {"map_at_r": cut.map_at_r}
+                for size, cut in self.by_dimensions.items()
+            }
         if self.nmi is not None:
             result |= {"nmi": self.nmi.mean, "nmi_std": self.nmi.std}
         return result
@@ -67,13 +76,21 @@ def evaluate_encoder(
     batch_size: int = 64,
     workers: int = 0,
     nmi_seeds: Sequence[int] = (0, 1, 2),
+    dimensions: Sequence[int] = (),
 ) -> ZeroShotResult:
     """Recall@1/2/4/8, MAP@R, R-precision and NMI; self-matches are excluded by index.
 
     Args:
         nmi_seeds: seeds of k-means; empty skips NMI.
+        dimensions: sizes at which retrieval is measured too (first numbers, normalised again), for encoders trained
+            with nested sizes.
+
+    Raises:
+        ValueError: a size that the embedding does not have; before a picture is encoded.
     """
+    sizes = check_dimensions(dimensions, encoder.embedding_size)
     embeddings = encode_collection(encoder, images, batch_size=batch_size, workers=workers)
     metrics = retrieval_metrics(embeddings, images.labels)
     nmi = clustering_nmi(embeddings, images.labels, seeds=nmi_seeds) if nmi_seeds else None
-    return ZeroShotResult(metrics, nmi, embeddings, images.labels)
+    cut = {size: retrieval_metrics(truncate(embeddings, size), images.labels) for size in sizes}
+    return ZeroShotResult(metrics, nmi, embeddings, images.labels, cut)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from fieldmark.data.collection import LabelledImages, load_collection, screen_images
 from fieldmark.evaluation.zero_shot import ZeroShotResult, evaluate_encoder
 from fieldmark.experiments.saved_runs import encoder_folder, read_part
+from fieldmark.losses.registry import MetricLossConfig
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
 from fieldmark.training.config import DataConfig
 from fieldmark.training.run_folder import read_config, versions
@@ -29,6 +30,8 @@ class EvaluationConfig:
     """Share of the training classes that is for validation. Not given: as the run had it, else 0.2."""
     split_seed: int | None = None
     """Chooses the validation classes. Not given: as the run had it, else 0."""
+    dimensions: tuple[int, ...] | None = None
+    """Also measure the embeddings cut to these sizes. Not given: the nested sizes that the run was trained with."""
     batch_size: int = 64
     """Pictures encoded at a time."""
     workers: int = 1
@@ -77,8 +80,17 @@ def evaluate_saved(config: EvaluationConfig) -> Evaluation:
     if len(images) == 0:
         raise ValueError(f"the {config.split} split of {data} is empty: choose another --split or --train_fraction")
     encoder = RetrievalEncoder.from_pretrained(folder, device=config.device)
-    result = evaluate_encoder(encoder, images, batch_size=config.batch_size, workers=config.workers)
+    sizes = _trained_sizes(folder) if config.dimensions is None else config.dimensions
+    result = evaluate_encoder(encoder, images, batch_size=config.batch_size, workers=config.workers, dimensions=sizes)
     return Evaluation(folder, data, config.split, images.num_classes, result)
+
+
+def _trained_sizes(folder: Path) -> tuple[int, ...]:
+    """`metric.dimensions` of the run that the encoder belongs to; empty if it belongs to none."""
+    run = folder.parent if folder.name == "encoder" else folder
+    if not (run / "config.yaml").is_file():
+        return ()
+    return tuple(read_part(MetricLossConfig, read_config(run), "metric", run).dimensions)
 
 
 def _images(config: EvaluationConfig, folder: Path) -> tuple[LabelledImages, str]:

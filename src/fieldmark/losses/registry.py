@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from fieldmark.losses.matryoshka import NestedLoss, check_dimensions
 from fieldmark.losses.potential_field import PotentialField
 from fieldmark.losses.precision import full_float32
 
@@ -39,6 +40,10 @@ class MetricLossConfig:
     """Keyword options of that loss, e.g. ``{"proxies_per_class": 2}``; an unknown one is refused."""
     proxy_lr_factor: float = 100.0
     """Learning rate of the loss's own parameters (proxies) as a multiple of the pooler's."""
+    dimensions: tuple[int, ...] = ()
+    """Nested sizes (Matryoshka), e.g. [32, 128]: the loss becomes its mean over the embedding's first so many numbers,
+    normalised again, and over the whole embedding, which need not be named. Each size has its own proxies. Recall@1 is
+    reported by size. Empty: the whole embedding only (published)."""
 
     def __post_init__(self) -> None:
         if not self.proxy_lr_factor > 0:
@@ -121,14 +126,28 @@ def build_metric_loss(
             twice gives the same loss.
 
     Raises:
-        ValueError: unknown name or import path, unknown or missing option, sizes below one.
+        ValueError: unknown name or import path, unknown or missing option, sizes below one, or
+            `config.dimensions` that the embedding does not have.
         ModuleNotFoundError: the loss comes from pytorch-metric-learning and that is not installed.
     """
     if num_classes < 1 or embedding_size < 1:
         raise ValueError(f"num_classes is {num_classes} and embedding_size {embedding_size}; both must be positive")
-    target = _find(config.name)
     if generator is None:
         generator = torch.Generator().manual_seed(0)
+    if not config.dimensions:
+        return MetricLoss(
+            config.name, _build(config, num_classes, embedding_size, generator), num_classes, embedding_size
+        )
+    sizes = sorted({*check_dimensions(config.dimensions, embedding_size), embedding_size}, reverse=True)
+    nested = NestedLoss({size: _build(config, num_classes, size, generator) for size in sizes})
+    return MetricLoss(config.name, nested, num_classes, embedding_size)
+
+
+def _build(
+    config: MetricLossConfig, num_classes: int, embedding_size: int, generator: torch.Generator
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The configured loss of one size of embedding, as a function or module."""
+    target = _find(config.name)
     context = {"num_classes": num_classes, "embedding_size": embedding_size, "generator": generator}
     parameters = inspect.signature(target).parameters
     is_loss_itself = {"embeddings", "labels"} <= parameters.keys()
@@ -140,7 +159,7 @@ def build_metric_loss(
             f"metric loss {config.name!r} built a {type(inner).__name__}: a factory must return an "
             "nn.Module; a loss function itself must name its parameters 'embeddings' and 'labels'"
         )
-    return MetricLoss(config.name, inner, num_classes, embedding_size)
+    return inner
 
 
 def proxy_parameter_groups(loss: nn.Module, config: MetricLossConfig, pooler_lr: float) -> list[dict[str, Any]]:

@@ -65,14 +65,24 @@ class RetrievalEncoder(nn.Module):
         return self.pool(self.tokens(images))
 
     @torch.no_grad()
-    def encode(self, images: Tensor | Sequence[Tensor | Image.Image], batch_size: int = 64) -> Tensor:
-        """Embeddings (n, D_e) float32 on the CPU.
+    def encode(
+        self,
+        images: Tensor | Sequence[Tensor | Image.Image],
+        batch_size: int = 64,
+        dimensions: int | None = None,
+    ) -> Tensor:
+        """Embeddings (n, D_e) float32 on the CPU; or (n, dimensions), the first numbers, normalised again.
 
         images: uint8 (n, H, W, 3); or a sequence of uint8 (H, W, 3) tensors, used as they are, or of PIL
         pictures, which are converted to RGB and resized to image_size x image_size (bicubic).
+        dimensions: size of the embeddings, at most D_e; None for D_e. Any size can be cut, but only sizes that were
+        trained (`metric.dimensions`) lose little.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
+        size = self.embedding_size if dimensions is None else dimensions
+        if not 1 <= size <= self.embedding_size:
+            raise ValueError(f"dimensions is {size}: choose a size from 1 to {self.embedding_size}")
         training = self.training
         self.eval()
         try:
@@ -82,7 +92,12 @@ class RetrievalEncoder(nn.Module):
             ]
         finally:
             self.train(training)
-        return torch.cat(parts) if parts else torch.zeros(0, self.embedding_size)
+        if not parts:
+            return torch.zeros(0, size)
+        embeddings = torch.cat(parts)
+        if size < self.embedding_size:
+            embeddings = nn.functional.normalize(embeddings[:, :size], dim=-1)
+        return embeddings
 
     def _as_tensors(self, images: Any) -> Tensor | list[Tensor]:
         if isinstance(images, Tensor):
