@@ -110,6 +110,7 @@ def sample_pairs(
     generator: torch.Generator,
     different: Literal["random", "hard"] = "random",
     embeddings: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> list[Pair]:
     """Half same-class, half different-class pairs; of an odd number the extra one is different.
 
@@ -120,16 +121,21 @@ def sample_pairs(
     draws uniformly from all of them; "hard" goes through the pictures in random order and takes for each the
     different-class picture with the largest cosine that is not paired with it yet.
 
+    With `weights`, both kinds are drawn from all their pairs, one after the other, each time with probability
+    proportional to the weight of a pair among those left.
+
     Args:
         labels: int (n,).
         num_pairs: how many in all.
         generator: a CPU generator, the only source of chance.
         different: "random" or "hard".
         embeddings: (n, d), for "hard"; need not be normalised.
+        weights: (n, n), symmetric, positive and finite: how often a pair is drawn, relative to others of its kind.
+            Not together with "hard".
 
     Raises:
         ValueError: no class has two pictures, there is a single class, fewer different pairs exist than are wanted,
-            or `embeddings` are missing, of another length, or not finite.
+            `embeddings` are missing, of another length, or not finite, or `weights` are not what they must be.
     """
     known = _as_labels(labels)
     if num_pairs < 1:
@@ -150,13 +156,20 @@ def sample_pairs(
                 f"{num_pairs} pairs need {wanted} {kind}-class ones, but these {len(known)} pictures have only "
                 f"{there}: lower num_pairs or raise batch_size"
             )
-    if different == "hard":
+    if weights is not None and different == "hard":
+        raise ValueError('different="hard" takes the nearest pairs, so weights would have no effect: use "random"')
+    if weights is not None:
+        chances = _as_weights(weights, len(known))
+        others = _weighted_pairs(known, num_different, chances, generator, same=False)
+        sames = _weighted_pairs(known, num_same, chances, generator, same=True)
+    elif different == "hard":
         if embeddings is None:
             raise ValueError('different="hard" needs embeddings')
         others = _hard_pairs(known, num_different, _as_embeddings(embeddings, len(known)), generator)
     else:
         others = _random_different_pairs(known, num_different, all_different, generator)
-    sames = _same_pairs(known, num_same, generator)
+    if weights is None:
+        sames = _same_pairs(known, num_same, generator)
     swap = torch.rand(num_pairs, generator=generator).tolist()
     ordered = [(others if i % 2 == 0 else sames)[i // 2] for i in range(num_pairs)]
     return [
@@ -242,6 +255,32 @@ def _hard_pairs(
             if len(pairs) == count:
                 break
     return pairs
+
+
+def _weighted_pairs(
+    labels: np.ndarray, count: int, weights: torch.Tensor, generator: torch.Generator, *, same: bool
+) -> list[tuple[int, int]]:
+    """`count` different pairs without replacement, by weight: the largest log-weights plus Gumbel noise.
+
+    That the order of such keys is a draw without replacement: Vieira 2014; Kool et al., arXiv 1903.06059, section 2.
+    """
+    alike = labels[:, None] == labels[None, :]
+    a, b = (torch.from_numpy(index) for index in np.nonzero(np.triu(alike == same, k=1)))
+    # Exponential noise instead of a uniform one: its logarithm is finite for every number that can be drawn but 0.
+    noise = torch.empty(len(a), dtype=torch.float64).exponential_(generator=generator).clamp_min(1e-300)
+    keys = weights[a, b].log() - noise.log()
+    best = keys.argsort(descending=True, stable=True)[:count]
+    return list(zip(a[best].tolist(), b[best].tolist(), strict=True))
+
+
+def _as_weights(weights: torch.Tensor, count: int) -> torch.Tensor:
+    """float64 (n, n) on the CPU."""
+    if weights.shape != (count, count):
+        raise ValueError(f"weights must be ({count}, {count}), one per pair of labels; got {tuple(weights.shape)}")
+    known = weights.detach().to("cpu", torch.float64)
+    if not bool((torch.isfinite(known) & (known > 0)).all()) or not torch.equal(known, known.T):
+        raise ValueError("weights must be positive, finite and symmetric: the weight of a pair has no order")
+    return known
 
 
 def _as_labels(labels: Sequence[int] | np.ndarray | torch.Tensor) -> np.ndarray:

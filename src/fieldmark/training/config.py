@@ -1,7 +1,7 @@
 """Configuration of a training run: one dataclass per component, every field documented."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from fieldmark.losses.registry import MetricLossConfig
 from fieldmark.models.pooler import PoolerKind
@@ -9,6 +9,7 @@ from fieldmark.policy.adjudication import RolloutConfig
 from fieldmark.policy.update import ReplayConfig
 from fieldmark.training.optimiser import OptimiserConfig
 
+Mining = Literal["none", "verdict", "embedding", "both"]
 Supervision = Literal["verdict", "permuted", "oracle", "wrong"]
 
 
@@ -106,6 +107,33 @@ class PairConfig:
     """Contributing groups by pair type (same, random, hard); sums to K. null takes them as they come."""
     max_rounds: int = 8
     """Micro-batches per optimiser step at most."""
+    mining: Mining = "none"
+    """After-verdict mining: which pairs of a micro-batch are drawn more often. none (published); verdict: pairs of
+    classes whose earlier verdicts were wrong (unreadable counts as wrong); embedding: pairs that the current embedding
+    confuses (alike though of different classes, unlike though of one); both: the mean of the two. What the verdicts
+    taught is stored in every checkpoint. The rewards are then those of harder pairs than the data's."""
+    mining_strength: float = 4.0
+    """A pair that is certainly confused is drawn 1 + mining_strength times as often as one that never is; 0 draws as
+    without mining, all pairs of a kind alike."""
+    mining_memory: float = 0.9
+    """Each further verdict on a pair of classes makes the earlier ones count so many times as much; 1 never forgets."""
+
+    def __post_init__(self) -> None:
+        if self.mining not in get_args(Mining):
+            raise ValueError(f"mining must be one of {', '.join(get_args(Mining))}, got {self.mining!r}")
+        if not 0 <= self.mining_strength < float("inf"):
+            raise ValueError(f"mining_strength must be a finite number of at least 0, got {self.mining_strength}")
+        if not 0 < self.mining_memory <= 1:
+            raise ValueError(f"mining_memory must be above 0 and at most 1, got {self.mining_memory}")
+        if self.mining != "none" and self.different == "hard":
+            raise ValueError(
+                "different='hard' always takes the nearest pairs: set different='random' to mine by chance"
+            )
+
+    @property
+    def remembers_verdicts(self) -> bool:
+        """Whether earlier verdicts decide which pairs are drawn."""
+        return self.mining in ("verdict", "both")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Where this differs from the publication, by default in nothing; as options: a quota of contributing groups per pair
 type, prompts about a part of the vocabulary, advantages on decision tokens only, the policy gradient matched to the
-metric loss's norm, and three controls (``supervision``).
+metric loss's norm, pairs mined after the verdicts (``pairs.mining``), and three controls (``supervision``).
 
 The tower runs once per micro-batch. Its tokens, as leaves, feed the metric loss and every replay; their gradients go
 back into the tower in one backward pass.
@@ -25,6 +25,7 @@ from fieldmark.policy.buffer import BufferResult, ContributingBuffer, GroupCount
 from fieldmark.policy.rollouts import RolloutGroup, logprob_gap
 from fieldmark.policy.update import TeacherMap, backpropagate_policy, count_tokens
 from fieldmark.training.config import SagaConfig
+from fieldmark.training.mining import pair_weights
 from fieldmark.training.session import Session, attributes_of
 
 PUBLISHED_TEACHER_DEPTH = 26 / 36
@@ -70,6 +71,11 @@ class Saga:
             raise ValueError("the generic prompt has no attribute spans to align with: set weights.alignment to 0")
         if config.weights.alignment > 0 and session.encoder.pooler.kind != "attention":
             raise ValueError(f"attention alignment needs the attention pooler, not {session.encoder.pooler.kind!r}")
+        if config.pairs.remembers_verdicts and config.supervision in ("oracle", "wrong"):
+            raise ValueError(
+                f"supervision={config.supervision!r} asks for no verdicts that pairs.mining={config.pairs.mining!r} "
+                "could learn from: set pairs.mining to embedding or none"
+            )
         self._check_context()
         needs_truth = config.supervision in ("oracle", "wrong")
         self.truth = attributes_of(session.split.train) if needs_truth else []
@@ -172,12 +178,18 @@ class Saga:
 
     def _adjudicate(self, current: Round) -> list[RolloutGroup]:
         session, config = self.session, self.config
+        labels, embeddings = current.batch.labels.cpu(), current.pooled.embedding.detach().cpu()
+        weights = None
+        if config.pairs.mining != "none":
+            confused = embeddings if config.pairs.mining in ("embedding", "both") else None
+            weights = pair_weights(labels, config.pairs.mining_strength, session.verdicts, confused)
         pairs: list[Pair] = sample_pairs(
-            current.batch.labels.cpu(),
+            labels,
             config.pairs.pairs_per_round,
             session.generator,
             different=config.pairs.different,
-            embeddings=current.pooled.embedding.detach().cpu(),
+            embeddings=embeddings,
+            weights=weights,
         )
         if config.supervision in ("oracle", "wrong"):
             truth = [self.truth[i] for i in current.batch.indices.tolist()]
@@ -185,7 +197,10 @@ class Saga:
                 order = torch.randperm(len(truth), generator=session.generator).tolist()
                 truth = [truth[i] for i in order]
             return self.adjudicator.reference(pairs, truth, config.pairs.different, session.generator)
-        return self.adjudicator.judge(current.vision, pairs, config.pairs.different, session.generator)
+        groups = self.adjudicator.judge(current.vision, pairs, config.pairs.different, session.generator)
+        if session.verdicts is not None:
+            session.verdicts.update(groups, labels)
+        return groups
 
     # ---- C --------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from fieldmark.data.collection import LabelledImages, load_collection, screen_images
 from fieldmark.data.fieldguide.world import read_attributes
@@ -19,9 +18,10 @@ from fieldmark.models.backbone import Backbone, load_backbone
 from fieldmark.models.bundled import bundled_path
 from fieldmark.models.pooler import build_pooler
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
-from fieldmark.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from fieldmark.training.checkpoint import Restorable, latest_checkpoint, load_checkpoint, save_checkpoint
 from fieldmark.training.config import DataConfig, MetricConfig, ModelConfig, SagaConfig
 from fieldmark.training.log import TrainingLog
+from fieldmark.training.mining import VerdictMemory
 from fieldmark.training.optimiser import build_optimiser, check_losses, clip_gradients, learning_rates
 from fieldmark.training.run_folder import RunFolder, prepare_run
 
@@ -108,6 +108,9 @@ class Session:
         )
         # One generator for pairs and prompts, one for tokens would do; a single one is easier to restore.
         self.generator = torch.Generator().manual_seed(config.seed + 1)
+        self.verdicts: VerdictMemory | None = None
+        if isinstance(config, SagaConfig) and config.pairs.remembers_verdicts:
+            self.verdicts = VerdictMemory(self.split.train.num_classes, config.pairs.mining_memory)
         self.run: RunFolder = prepare_run(config.run, config, resume, overwrite=overwrite, may_differ=MAY_DIFFER)
         self.progress = Progress()
         last = latest_checkpoint(self.run.checkpoints) if self.run.resumed else None
@@ -117,8 +120,13 @@ class Session:
         self._batches: Iterator[Batch] | None = None
 
     @property
-    def _modules(self) -> dict[str, nn.Module]:
-        return {"tower": self.encoder.tower, "pooler": self.encoder.pooler, "loss": self.metric_loss}
+    def _modules(self) -> dict[str, Restorable]:
+        trained: dict[str, Restorable] = {
+            "tower": self.encoder.tower,
+            "pooler": self.encoder.pooler,
+            "loss": self.metric_loss,
+        }
+        return trained if self.verdicts is None else {**trained, "verdicts": self.verdicts.tensors}
 
     @property
     def _generators(self) -> dict[str, torch.Generator]:
@@ -194,7 +202,7 @@ class Session:
         if self.config.schedule.select == "last":
             self.encoder.save_pretrained(self.run.encoder)
         chosen = RetrievalEncoder.from_pretrained(self.run.encoder, device=self.config.model.device)
-        test = evaluate_encoder(chosen, self.split.test, workers=0)
+        test = evaluate_encoder(chosen, self.split.test, workers=0, dimensions=self.config.metric.dimensions)
         results = {
             "test": test.as_json(),
             "validation": {"recall_at_1": self.progress.best_recall_at_1, "best_step": self.progress.best_step},
