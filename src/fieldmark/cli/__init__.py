@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from fieldmark import __version__
+from fieldmark.cli import vocabulary_commands  # noqa: F401  # registers its commands
 from fieldmark.cli.commands import COMMANDS, Command
 from fieldmark.cli.names import UsageError, did_you_mean
 
