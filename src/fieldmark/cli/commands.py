@@ -219,6 +219,52 @@ def _train_metric(options: "Options") -> Run:
     return run
 
 
+@command("plan", "does a run fit on a GPU, how long is a step, what to change")
+def _plan(options: "Options") -> Run:
+    """Reads a run's YAML and its supervisor's configuration (a local checkpoint folder; no weights are
+    read) and prints the memory of a step by part, its arithmetic and time by phase, the largest
+    micro-batch that fits, and, if it does not fit, what to change. Nothing is run, no GPU is needed.
+
+    examples:
+      fieldmark plan saga.yaml --gpu h200
+      fieldmark plan saga.yaml --gpu mine --gpu_memory 32 --gpu_tflops 200 --set data.batch_size=32
+    """
+    options.add("recipe", "YAML of a run, as `fieldmark train` takes it.")
+    options.add("--method", "Which training the YAML is for.", Literal["saga", "metric"], "saga")
+    options.add("--set", "KEY=VALUE: an option of the run, instead of the YAML's; once for each.", action="append")
+    options.add("--gpu", "h200, h100, a100-80, a100-40, l40s, rtx4090, or another with the next two.", default="h200")
+    options.add("--gpu_memory", "Its memory in GiB, instead of the table's.", float | None)
+    options.add("--gpu_tflops", "Its dense peak in TFLOP/s in the run's dtype, instead of the table's.", float | None)
+    options.add("--gpu_bandwidth", "Its memory bandwidth in TB/s, instead of the table's.", float | None)
+    options.add("--usable", "Share of its memory that tensors can have.", float, 0.92)
+    options.add("--peak_fraction", "Share of peak and bandwidth that is reached.", float, 0.4)
+    options.add("--mixed", "Share of the pairs whose verdicts differ, and so contribute.", float, 0.5)
+    options.add("--completion_tokens", "Mean length of a completion. Not given: rollouts.max_new_tokens.", int | None)
+    options.add("--classes", "Training classes.", int, 100)
+    options.add("--json", "Also write the figures to this file.", str | None)
+
+    def run(given: "Given") -> None:
+        from fieldmark.cli.options import Options
+        from fieldmark.cli.printing import write_json
+        from fieldmark.experiments.planning.plan import Machine, make_plan
+        from fieldmark.experiments.planning.workload import Assumptions
+        from fieldmark.training.config import MetricConfig, SagaConfig
+
+        config = MetricConfig if given.method == "metric" else SagaConfig
+        recipe = Options(f"train {given.method}", "")
+        recipe.config(config, DATA_ALIASES, ignored=SagaConfig.__dataclass_fields__)
+        read = recipe.parse(["--config", given.recipe, *(f"--{one}" for one in given.set or ())])
+        assert read is not None
+        machine = Machine(
+            given.gpu, given.gpu_memory, given.gpu_tflops, given.gpu_bandwidth, given.usable, given.peak_fraction
+        )
+        plan = make_plan(read.config, machine, Assumptions(given.mixed, given.completion_tokens, given.classes))
+        print(plan.as_text())
+        write_json(given.json, plan.as_json())
+
+    return run
+
+
 @command("evaluate", "Recall@K, MAP@R and NMI of a trained encoder on unseen classes")
 def _evaluate(options: "Options") -> Run:
     """Every picture is a query, all the others are searched. Reports Recall@1/2/4/8, MAP@R,

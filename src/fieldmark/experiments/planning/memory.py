@@ -1,0 +1,292 @@
+"""Device memory of one step: tensor bytes by part, phase by phase, from what our code keeps.
+
+What a layer keeps for its backward pass follows from what the operations in it save:
+
+* a product with a trained matrix keeps its input, with a frozen one nothing;
+* RMSNorm under a frozen weight keeps its input in float32, LayerNorm with a trained one its input, mean and deviation;
+* fused attention keeps queries, keys, values, output and one float32 per query and head; under a mask also the mask as
+  numbers, and keys and values are repeated for every query head;
+* gated units keep the gate, its activation and the other factor; GELU keeps its input.
+
+The tower's graph of *every* micro-batch of a step lives until the step's end; the prompt's and the completions'
+graph only for one chunk of the replay. Sampling keeps the prompt's keys and values once, with room to grow.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from fieldmark.experiments.planning.geometry import Geometry
+from fieldmark.experiments.planning.workload import Sampling, Workload
+from fieldmark.models.logprobs import DEFAULT_CHUNK_BYTES
+
+PARTS = (
+    "weights",
+    "optimiser",
+    "gradients",
+    "tower activations",
+    "vision tokens",
+    "replay activations",
+    "KV cache",
+    "logits",
+    "buffered rollouts",
+    "working memory",
+)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Bytes by part while a phase needs most."""
+
+    phase: str
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        return sum(self.parts.values())
+
+
+def step_moments(g: Geometry, w: Workload, rounds: int | None = None) -> tuple[Moment, ...]:
+    """The most that each phase of a step (not the first: the optimiser's state exists) holds, in the step's order.
+
+    rounds: micro-batches of the step, instead of the expected number.
+    """
+    count = rounds if rounds is not None else w.sampling.rounds if w.sampling else 1
+    return tuple(_moments(g, w, count))
+
+
+def _moments(g: Geometry, w: Workload, rounds: int) -> Iterator[Moment]:
+    s = w.sampling
+    tower, tokens = tower_activations(g, w), vision_tokens(g, w)
+    leaves = tokens * 4 / w.dtype_bytes
+    trained = trained_bytes(g, w)
+    small = w.pooler_parameters * 4 + w.proxies * 4  # gradients that the metric loss leaves
+    fixed = {"weights": weight_bytes(g, w), "optimiser": 2 * trained}
+    pooled = metric_graph(g, w)
+    kept = {"tower activations": rounds * tower, "vision tokens": rounds * (tokens + leaves)}
+    if s is None and rounds == 1:
+        kept["vision tokens"] = tokens if w.dtype_bytes == 4 else tokens + w.batch * w.tokens * g.decoder.width * 4
+    before = {"working memory": rounds * pooled}
+
+    yield Moment(
+        "tower forward",
+        {
+            **fixed,
+            "tower activations": rounds * tower,
+            "vision tokens": (rounds - 1) * (tokens + leaves) + tokens,
+            "working memory": (rounds - 1) * pooled + _tower_forward_working(g, w),
+        },
+    )
+    if s is not None and s.sampled:
+        for phase, parts in _rollouts(g, w, s):
+            working = before["working memory"] + parts.pop("working memory")
+            yield Moment(phase, {**fixed, **kept, **before, **parts, "working memory": working})
+    merged_gradients = rounds * leaves / (1 + g.tower.deepstack)
+    if s is not None:
+        both = rounds * leaves  # the metric loss's gradients, kept apart from the policy's
+        held = {**kept, "vision tokens": kept["vision tokens"] + merged_gradients + both}
+        yield Moment("metric loss", {**fixed, **held, "gradients": small, "working memory": rounds * pooled})
+        held["vision tokens"] = kept["vision tokens"] + 2 * both
+        buffered = replay_buffers(g, w, s)
+        for phase, parts in _replay(g, w, s):
+            yield Moment(phase, {**fixed, **held, "gradients": small, "buffered rollouts": buffered, **parts})
+        yield Moment(
+            "balance of both gradients", {**fixed, **held, "gradients": small, "working memory": 4 * rounds * leaves}
+        )
+    else:
+        held = kept
+    working = _tower_backward_working(g, w)
+    grown = g.tower.parameters * w.dtype_bytes  # the tower's gradients come as its activations go
+    first = {**fixed, **held, "gradients": small, "working memory": working}
+    last = {
+        **fixed,
+        **held,
+        "tower activations": (rounds - 1) * tower,
+        "gradients": trained,
+        "working memory": working + (grown / g.tower.depth if rounds > 1 else 0),
+    }
+    yield Moment("tower backward", max((first, last), key=lambda parts: sum(parts.values())))
+    ended = {**held, "tower activations": 0.0}
+    # On a GPU AdamW treats all tensors of a group at once and needs one more copy of what it divides by.
+    at_once = max(g.tower.parameters * w.dtype_bytes, w.pooler_parameters * 4, w.proxies * 4) if not w.cpu else 0.0
+    yield Moment("optimiser", {**fixed, **ended, "gradients": trained, "working memory": at_once})
+
+
+# ---- what stays
+
+
+def weight_bytes(g: Geometry, w: Workload) -> float:
+    """Tower and language model in the run's dtype, pooler and proxies in float32."""
+    return (g.tower.parameters + g.decoder.parameters) * w.dtype_bytes + (w.pooler_parameters + w.proxies) * 4.0
+
+
+def trained_bytes(g: Geometry, w: Workload) -> float:
+    """What is trained: as many bytes of gradients, and twice as many of AdamW's moments."""
+    return g.tower.parameters * w.dtype_bytes + (w.pooler_parameters + w.proxies) * 4.0
+
+
+# ---- tower
+
+
+def tower_activations(g: Geometry, w: Workload) -> float:
+    """Kept by the tower's graph for one micro-batch, its pictures included."""
+    t, b = g.tower, w.dtype_bytes
+    patches = w.batch * w.patches
+    # norm, product: input and its norm, twice; q, k, v as one block and q, k rotated; attention's result, twice
+    block = b * (11 * t.width + 2 * t.mlp_width) + 4 * t.heads + 4 * b
+    merging = b * t.width * (4 + 3 * t.deepstack)
+    once = b * t.patch_values + 2 * 4 * t.width // t.heads + 4 * (8 + 4)  # pixels; rotary tables; places in the grid
+    pictures = w.batch * 3 * w.image_size**2
+    return patches * (t.depth * block + merging + once) + pictures
+
+
+def vision_tokens(g: Geometry, w: Workload) -> float:
+    """Merged and DeepStack tokens of one micro-batch."""
+    return w.dtype_bytes * w.batch * w.tokens * g.decoder.width * (1 + g.tower.deepstack)
+
+
+def _tower_forward_working(g: Geometry, w: Workload) -> float:
+    t = g.tower
+    pixels = 4 * t.patch_values * 3 if w.dtype_bytes != 4 else 4 * t.patch_values * 2
+    attention = (4 * 4 if w.dtype_bytes == 4 else 5 * 4) * t.width
+    return w.batch * w.patches * max(pixels / (t.depth * 4), attention)
+
+
+def _tower_backward_working(g: Geometry, w: Workload) -> float:
+    t, b = g.tower, w.dtype_bytes
+    return w.batch * w.patches * b * max(2 * t.width + 2 * t.mlp_width, 8 * t.width)
+
+
+# ---- pooler and metric loss
+
+
+def metric_graph(g: Geometry, w: Workload) -> float:
+    """Kept from the forward to the backward pass of pooler and metric loss, for one micro-batch."""
+    pooled = 4.0 * w.batch * (3 * w.tokens + 2 * g.decoder.width + 3 * w.embedding)
+    if w.potential_field:
+        return pooled + 3 * 4.0 * (w.batch * w.embedding + w.proxies)
+    return pooled + 2 * 4.0 * w.proxies + 8 * 4.0 * w.batch * (w.batch + w.proxies // w.embedding)
+
+
+# ---- rollouts
+
+
+def cache_tokens(s: Sampling) -> tuple[int, int]:
+    """Keys of one row that there is room for after the prompt, and at the end of decoding."""
+    room = min(s.new_tokens * s.group_size, 256)
+    first = capacity = s.prompt + max(room, s.prompt // 2)
+    end = s.prompt
+    for _ in range(s.new_tokens - 1):
+        end += s.group_size
+        if end > capacity:
+            capacity = end + max(room, end // 2)
+    return first, capacity
+
+
+def _rollouts(g: Geometry, w: Workload, s: Sampling) -> Iterator[tuple[str, dict[str, float]]]:
+    d, b = g.decoder, w.dtype_bytes
+    first, last = cache_tokens(s)
+    per_key = s.pairs * 2 * d.key_heads * d.head_dim * b
+    branches = s.pairs * s.group_size
+    buffers = branches * s.new_tokens * (8.0 + 4 + 4 + 8)
+    fed = s.pairs * s.prompt
+    embedded = fed * b * d.width + s.pairs * 2 * w.tokens * b * d.width * g.tower.deepstack
+    queries = d.heads * d.head_dim
+    mlp = b * (3 * d.width + 3 * d.mlp_width)
+    keys = 2 * queries if s.ragged else 2 * d.key_heads * d.head_dim
+    attention = b * (3 * d.width + 3 * queries + keys)
+    mask = s.pairs * s.prompt**2 * (1.0 + b) if s.ragged else 0.0
+    yield (
+        "rollouts: prompts",
+        {
+            "KV cache": d.layers * per_key * first,
+            "buffered rollouts": buffers,
+            "working memory": embedded + fed * max(mlp, attention) + mask,
+        },
+    )
+    repeated = s.pairs * last * 2 * queries * b if d.heads != d.key_heads and s.group_size > 1 else 0.0
+    seen = s.prompt + s.group_size * (s.new_tokens - 1)
+    masks = branches * seen * (b + 2.0) + s.pairs * seen * 16.0
+    if repeated:
+        repeated = repeated * seen / last
+    common = {"KV cache": d.layers * per_key * last, "buffered rollouts": buffers}
+    sampling = 45 if s.sorts else 12 + (b if b < 4 else 0)  # bytes per logit while tokens are drawn
+    logits = branches * d.vocabulary * float(4 if s.greedy else sampling)
+    yield "rollouts: tokens", {**common, "working memory": embedded + masks + repeated}
+    yield "rollouts: logits", {**common, "logits": logits, "working memory": embedded + masks}
+
+
+# ---- replay
+
+
+def replay_buffers(g: Geometry, w: Workload, s: Sampling) -> float:
+    """Attention that is kept from one layer for the teacher maps, for one chunk. Ids and log-probabilities of the
+    buffered rollouts themselves lie in the host's memory: see `host_bytes`."""
+    if not s.tap:
+        return 0.0
+    rows, length = s.chunk * s.group_size, s.new_tokens
+    if s.method == "prefix":
+        heard = rows * length * (s.prompt + length) + s.chunk * s.prompt**2
+    elif s.method == "packed":
+        heard = s.chunk * (s.prompt + s.group_size * length) ** 2
+    else:
+        heard = rows * (s.prompt + length) ** 2
+    return 4.0 * (heard + rows * length * s.prompt)
+
+
+def host_bytes(s: Sampling) -> float:
+    """Host memory of the buffered rollouts: ids, two log-probabilities and character offsets of every token."""
+    return s.groups * s.group_size * s.new_tokens * (8.0 + 4 + 4 + 16)
+
+
+def decoder_activations(g: Geometry, w: Workload, rows: float, queries: float, keys: float, masked: bool) -> float:
+    """Kept by one decoder layer for `rows` rows of `queries` new tokens that see `keys` tokens."""
+    d, b = g.decoder, w.dtype_bytes
+    q, k = d.heads * d.head_dim, d.key_heads * d.head_dim
+    norms = 4 * (2 * d.width + q + k) + 4 * (2 + d.heads + d.key_heads)
+    per_query = norms + b * 2 * q + 4 * d.heads + b * 3 * d.mlp_width
+    per_key = b * 2 * (q if masked else k)
+    return rows * (queries * per_query + keys * per_key + (b * queries * keys if masked else 0.0))
+
+
+def _replay(g: Geometry, w: Workload, s: Sampling) -> Iterator[tuple[str, dict[str, float]]]:
+    """A chunk at the end of its forward pass, and at the beginning of its backward pass."""
+    d, b = g.decoder, w.dtype_bytes
+    t, n = s.new_tokens, s.chunk * s.group_size
+    cache = 0.0
+    if s.method == "prefix":
+        tokens = s.chunk * s.prompt + n * t
+        per_layer = decoder_activations(g, w, s.chunk, s.prompt, s.prompt, s.ragged)
+        per_layer += decoder_activations(g, w, n, t, s.prompt + t, True)
+        masks = 1.0 * n * t * (s.prompt + t)
+        if d.heads != d.key_heads:  # else attention keeps the very tensors that are cached
+            cache = n * (s.prompt + t) * 2.0 * d.key_heads * d.head_dim * d.layers * b
+    elif s.method == "packed":
+        width = s.prompt + s.group_size * t
+        tokens = s.chunk * width
+        per_layer = decoder_activations(g, w, s.chunk, width, width, True)
+        masks = 1.0 * s.chunk * width**2
+    else:
+        tokens = n * (s.prompt + t)
+        per_layer = decoder_activations(g, w, n, s.prompt + t, s.prompt + t, True)
+        masks = 1.0 * n * (s.prompt + t) ** 2
+    layers = d.layers * per_layer
+    if s.checkpoint:
+        layers = d.layers * tokens * b * d.width + per_layer
+    visual = s.chunk * 2 * w.tokens * (s.group_size if s.method == "unpacked" else 1)
+    embedded = tokens * b * d.width + visual * b * d.width * g.tower.deepstack
+    ends = 4 * (d.width + 1) * tokens + n * t * d.width * b  # final norm; the slope of the log-probabilities
+    kept = layers + ends + embedded + 2 * tokens * d.head_dim * b
+    chunk_rows = max(1, DEFAULT_CHUNK_BYTES // (4 * d.vocabulary))
+    logits = min(n * t, chunk_rows) * d.vocabulary * (8.0 if b == 4 else 10.0)
+    predicting = n * t * d.width * b * (3.0 if s.method == "prefix" else 2.0)
+    yield (
+        "replay forward",
+        {
+            "replay activations": kept,
+            "KV cache": cache,
+            "logits": logits,
+            "working memory": masks + predicting,
+        },
+    )
+    working = (n * t if s.method == "prefix" else tokens) * b * (3 * d.mlp_width + 2 * d.width)
+    yield "replay backward", {"replay activations": kept, "working memory": masks + working}
