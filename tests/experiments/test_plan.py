@@ -85,7 +85,7 @@ def test_metric_needs_no_rollouts(config: SagaConfig) -> None:
     [
         ({"model": ModelConfig(supervisor="nowhere")}, "local checkpoint folder"),
         ({"rollouts": RolloutConfig(vocabulary="fieldguide", max_new_tokens=5000)}, "context of 2048"),
-        ({"rollouts": RolloutConfig(vocabulary="unknown")}, "unknown"),
+        ({"rollouts": RolloutConfig(vocabulary="nowhere")}, "no vocabulary"),
     ],
 )
 def test_bad_recipes(config: SagaConfig, change: dict, message: str) -> None:

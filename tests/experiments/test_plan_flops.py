@@ -34,7 +34,12 @@ def counted(work: Callable[[], Any]) -> tuple[int, Any]:
 class Case:
     def __init__(self, folder: Path, text: dict[str, Any], **replaying: Any) -> None:
         config = small_config(**replaying)
-        self.config = replace(config, rollouts=replace(config.rollouts, max_new_tokens=20))
+        self.config = replace(
+            config,
+            data=replace(config.data, image_size=48),
+            rollouts=replace(config.rollouts, max_new_tokens=20),
+            pairs=replace(config.pairs, pairs_per_round=2),
+        )
         self.backbone = random_backbone(write_supervisor(folder, text))
         self.geometry = read_geometry(self.backbone)
         self.workload = read_workload(
@@ -42,7 +47,7 @@ class Case:
         )
         self.sampling = self.workload.sampling
         assert self.sampling is not None
-        self.images = pictures(self.workload.batch, 96)
+        self.images = pictures(self.workload.batch, 48)
         prompt = build_prompt(load_vocabulary("fieldguide"))
         self.prompt = self.backbone.chat_prompt(prompt.text, 2)
         self.pairs = [(i, i + 1) for i in range(self.sampling.pairs)]
@@ -126,7 +131,7 @@ def test_metric(tmp_path: Path, pooler: str) -> None:
     assumed = Assumptions(classes=40)
     workload = read_workload(config, case.backbone, case.geometry, assumed)
     assert workload.sampling is None
-    encoder = build_encoder(case.backbone, config.model, 96, 0)
+    encoder = build_encoder(case.backbone, config.model, 48, 0)
     loss = build_metric_loss(config.metric, 40, 64, generator=torch.Generator().manual_seed(0))
     leaves = case.vision().as_leaves()
     labels = torch.arange(len(case.images)) % 40
