@@ -102,7 +102,7 @@ def test_step_holds_what_the_plan_says(tmp_path: Path, text: dict[str, Any], cha
     config = small_config(**changes)
     config = replace(config, model=replace(config.model, dtype=dtype))
     if dtype == "bfloat16":  # emulated on many CPUs: less of everything
-        config = replace(config, data=DataConfig(image_size=48, batch_size=4, images_per_class=2))
+        config = replace(config, data=DataConfig(image_size=48, batch_size=8, images_per_class=2))
     if ragged:
         config = replace(config, rollouts=replace(config.rollouts, attributes_per_prompt=2))
     if changes.get("checkpoint"):

@@ -136,9 +136,14 @@ def replay_forward(g: Geometry, s: Sampling) -> float:
 
 
 def replay_backward(g: Geometry, s: Sampling) -> float:
-    """Gradient to the vision tokens, none to the frozen weights; recomputes the forward pass under checkpointing."""
+    """Gradient to the vision tokens, none to the frozen weights. Checkpointing runs each layer forward again, up to the
+    last thing it kept: not the product that closes its MLP."""
     products, attention = _replay_products(g, s), _replay_attention(g, s)
-    return products + 2 * attention + (products + attention if s.checkpoint else 0.0)
+    total = products + 2 * attention
+    if s.checkpoint:
+        closing = g.decoder.width * g.decoder.mlp_width / g.decoder.layer_weights
+        total += (1 - closing) * products + attention
+    return total
 
 
 def _replay_rows(s: Sampling) -> tuple[tuple[float, float], ...]:
