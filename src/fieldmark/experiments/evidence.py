@@ -1,18 +1,16 @@
 """`make evidence`: the grid of methods x seeds x worlds behind docs/evidence, resumable run by run."""
 
 import json
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from fieldmark.data.fieldguide.world import FieldguideConfig
 from fieldmark.experiments.evidence_table import write_table
 from fieldmark.experiments.fieldguide import METHODS, Job, load_recipe, make_world, run_job
+from fieldmark.experiments.runs import in_processes
 
 
 @dataclass(frozen=True)
@@ -83,29 +81,20 @@ def run_evidence(config: EvidenceConfig) -> list[dict[str, Any]]:
     A run that fails ends the whole; those beside it are finished first and kept.
     """
     missing = [(h, job) for h, job in evidence_jobs(config) if not _finished(job)][: config.limit]
-    # Spawned, since a forked child of a process that has used torch's threads may hang.
-    threads = max(1, torch.get_num_threads() // config.processes)
     done = 0
     for habitat in config.habitats:
         jobs = [job for h, job in missing if h == habitat]
         for world, seed in {job.world: job.seed for job in jobs}.items():
             print(f"world: habitat {habitat:g}, seed {seed}", flush=True)
             make_world(evidence_world(habitat, seed), world)
-        with ProcessPoolExecutor(
-            config.processes, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)
-        ) as pool:
-            futures = {pool.submit(run_job, job, load_recipe()): job for job in jobs}
-            try:
-                for future in as_completed(futures):
-                    job, test, done = futures[future], future.result()["test"], done + 1
-                    print(
-                        f"\n[{done}/{len(missing)}] habitat {habitat:g}, seed {job.seed}, {job.method}: "
-                        f"R@1 {100 * test['recall_at_1']:.1f} %",
-                        flush=True,
-                    )
-                    _write(config)
-            finally:
-                pool.shutdown(cancel_futures=True)
+        for job, outcome in in_processes(jobs, partial(run_job, recipe=load_recipe()), config.processes):
+            test, done = outcome["test"], done + 1
+            print(
+                f"\n[{done}/{len(missing)}] habitat {habitat:g}, seed {job.seed}, {job.method}: "
+                f"R@1 {100 * test['recall_at_1']:.1f} %",
+                flush=True,
+            )
+            _write(config)
     _write(config)
     return collect(config)
 

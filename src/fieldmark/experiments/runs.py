@@ -1,0 +1,139 @@
+"""One run from its resolved configuration, and many of them in processes: what every experiment is a list of."""
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import torch
+from jsonargparse import ArgumentParser
+
+from fieldmark.evaluation.zero_shot import evaluate_encoder
+from fieldmark.models.pooler import build_pooler
+from fieldmark.models.retrieval_encoder import RetrievalEncoder
+from fieldmark.training.config import MetricConfig, SagaConfig
+from fieldmark.training.metric import train_metric
+from fieldmark.training.run_folder import prepare_run, write_text
+from fieldmark.training.saga import train_saga
+from fieldmark.training.session import load_split, load_supervisor
+
+Training = Literal["untrained", "metric", "saga"]
+TRAININGS: tuple[str, ...] = get_args(Training)
+
+_Task = TypeVar("_Task")
+_Outcome = TypeVar("_Outcome")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is trained, and the whole configuration, its folder (``config.run``) and seed included.
+
+    A metric run takes of the configuration what `MetricConfig` has. An untrained one is the supervisor's tower as it
+    is, mean pooled, without projection.
+    """
+
+    training: Training
+    config: SagaConfig
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept."""
+        return Path(self.config.run)
+
+    @property
+    def finished(self) -> bool:
+        """Whether results.json, the last file of a run, is there."""
+        return (self.folder / "results.json").is_file()
+
+    @property
+    def resolved(self) -> SagaConfig | MetricConfig:
+        """The configuration that is stored with the run: of a metric or untrained run, without the policy's part."""
+        if self.training == "saga":
+            return self.config
+        if self.training == "untrained":
+            # What trains is left at its defaults: it changes nothing here.
+            model = replace(self.config.model, pooler="mean", embedding_size=None)
+            return MetricConfig(run=self.config.run, seed=self.config.seed, data=self.config.data, model=model)
+        return MetricConfig(**{f.name: getattr(self.config, f.name) for f in fields(MetricConfig)})
+
+
+def load_saga_config(path: Path) -> SagaConfig:
+    """A recipe: a YAML file of `fieldmark train saga`.
+
+    Raises:
+        ValueError: if the file is missing or does not fit SagaConfig.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: the recipes are part of the repository, run from a checkout of it")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(SagaConfig)
+    parsed = parser.instantiate(parser.parse_path(str(path)))
+    return SagaConfig(**{f.name: parsed[f.name] for f in fields(SagaConfig)})
+
+
+def execute(run: Run, **also: Any) -> dict[str, Any]:
+    """Do a run (or go on with it, or read it, if finished); returns its results.json.
+
+    Args:
+        also: kept in results.json beside the figures, such as the method's name.
+    """
+    results = run.folder / "results.json"
+    if results.is_file():
+        return json.loads(results.read_text())  # type: ignore[no-any-return]
+    began = time.perf_counter()
+    config = run.resolved
+    if isinstance(config, SagaConfig):
+        outcome = train_saga(config, resume=True)
+    elif run.training == "metric":
+        outcome = train_metric(config, resume=True)
+    else:
+        outcome = _untrained(config)
+    outcome |= {
+        **also,
+        "seed": config.seed,
+        "seconds": time.perf_counter() - began,
+        "threads": torch.get_num_threads(),
+    }
+    write_text(results, json.dumps(outcome, indent=2) + "\n")
+    return outcome
+
+
+def in_processes(
+    tasks: Sequence[_Task], work: Callable[[_Task], _Outcome], processes: int
+) -> Iterator[tuple[_Task, _Outcome]]:
+    """Do tasks in so many processes, each with its share of the threads; yields each as it is done.
+
+    A task that fails ends the whole; those beside it are finished first. ``tasks`` and ``work`` travel to the
+    processes: ``work`` is a function of a module, perhaps a partial one.
+    """
+    threads = max(1, torch.get_num_threads() // processes)
+    # Spawned, since a forked child of a process that has used torch's threads may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, torch.set_num_threads, (threads,)) as pool:
+        futures = {pool.submit(work, task): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _untrained(config: MetricConfig) -> dict[str, Any]:
+    """The supervisor's tower as it is: evaluated, saved, not trained."""
+    folder = prepare_run(config.run, config, resume=True)
+    backbone = load_supervisor(config.model)
+    encoder = RetrievalEncoder(backbone.tower, build_pooler("mean", backbone.hidden_size, None), config.data.image_size)
+    split = load_split(config.data)
+    test = evaluate_encoder(encoder, split.test)
+    encoder.save_pretrained(folder.encoder)
+    validation = evaluate_encoder(encoder, split.validation, nmi_seeds=())
+    return {
+        "test": test.as_json(),
+        "validation": {"recall_at_1": validation.recall_at_k[1], "best_step": 0},
+        "steps": 0,
+        "pictures_seen": 0,
+    }
