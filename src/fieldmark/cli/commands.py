@@ -404,3 +404,29 @@ def _evidence(options: "Options") -> Run:
         print(f"{len(rows)} finished runs in {given.config.out}; tables in {given.config.docs}")
 
     return run
+
+
+@command("reproduce saga", "the publication's tables, our figures beside the printed ones", "same command")
+def _reproduce_saga(options: "Options") -> Run:
+    """Runs every row of a table of SAGA with several seeds and writes it as Markdown, JSON and figure.
+    Finished runs are not repeated, unfinished ones go on where they stopped, and tables share the
+    runs that they have in common. Fieldguide needs neither pictures nor checkpoint nor GPU.
+
+    examples:
+      fieldmark reproduce saga --table components --dry_run
+      fieldmark reproduce saga --table components --seeds [101,102,103]
+      fieldmark reproduce saga --table main --benchmark cub --root data/CUB_200_2011 --seeds [0]
+      fieldmark reproduce saga --table backbone --benchmark cub --root data/CUB_200_2011 --supervisor CHECKPOINT
+    """
+    from fieldmark.experiments.reproduce.plan import ReproduceConfig
+
+    options.config(ReproduceConfig)
+
+    def run(given: "Given") -> None:
+        from fieldmark.experiments.reproduce.run import reproduce_saga
+
+        print(reproduce_saga(given.config))
+        if not given.config.dry_run:
+            print(f"tables in {given.config.docs_folder}")
+
+    return run

@@ -9,7 +9,7 @@ answers, entropy of the described values, where the advantage falls, the norm of
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from fieldmark.data.collection import LabelledImages
 from fieldmark.data.loader import load_all
 from fieldmark.data.samplers import Pair
+from fieldmark.evaluation.judging import judge_pairs
+from fieldmark.evaluation.mechanism import described_value, value_pulls
 from fieldmark.models.backbone import Backbone
 from fieldmark.models.vision_tokens import VisionTokens
 from fieldmark.policy.adjudication import Adjudicator, RolloutConfig
 from fieldmark.policy.buffer import permute_rewards
-from fieldmark.policy.rollouts import PairType, Rollout, RolloutGroup
+from fieldmark.policy.rollouts import PairType, RolloutGroup
 from fieldmark.policy.update import ReplayConfig, backpropagate_policy
 
 
@@ -178,15 +180,12 @@ def check_supervisor(
     for kind, chosen in pairs.items():
         groups: list[RolloutGroup] = []
         parts: dict[str, list[Tensor]] = {"policy": [], "permuted": [], "oracle": []}
-        for start in range(0, len(chosen), config.pictures_per_batch // 2):
-            some = chosen[start : start + config.pictures_per_batch // 2]
-            index = sorted({i for p in some for i in (p.a, p.b)})
-            place = {i: k for k, i in enumerate(index)}
-            local = [Pair(place[p.a], place[p.b], p.same) for p in some]
-            vision = backbone.vision(backbone.pixels(pictures[index].to(backbone.device)))
-            different: PairType = "hard" if kind == "hard" else "random"
-            judged = adjudicator.judge(vision, local, different, generator)
-            groups += [_global(g, index) for g in judged]
+        different: PairType = "hard" if kind == "hard" else "random"
+        for batch in judge_pairs(
+            backbone, adjudicator, pictures, chosen, different, generator, config.pictures_per_batch
+        ):
+            vision, judged = batch.vision, batch.groups
+            groups += batch.global_groups
             if config.gradients:
                 mixed = [g for g in judged if g.contributes]
                 parts["policy"].append(_tower_gradient(backbone, vision, mixed, rollouts, replay))
@@ -194,8 +193,8 @@ def check_supervisor(
                     _tower_gradient(backbone, vision, [permute_rewards(g, generator) for g in mixed], rollouts, replay)
                 )
                 if truth is not None:
-                    known = [truth[i] for i in index]
-                    references = adjudicator.reference(local, known, different, generator)
+                    known = [truth[i] for i in batch.index]
+                    references = adjudicator.reference(batch.pairs, known, different, generator)
                     parts["oracle"].append(_tower_gradient(backbone, vision, references, rollouts, replay))
         reports[kind] = _report(groups, parts, truth, decisive)
         if config.gradients and kind in ("same", "random"):
@@ -261,11 +260,6 @@ def _flat_gradient(backbone: Backbone) -> Tensor:
     )
 
 
-def _global(group: RolloutGroup, index: Sequence[int]) -> RolloutGroup:
-    """The group with its pair counted in the whole collection."""
-    return replace(group, pair=(index[group.pair[0]], index[group.pair[1]]))
-
-
 def _report(
     groups: Sequence[RolloutGroup],
     parts: Mapping[str, Sequence[Tensor]],
@@ -275,22 +269,15 @@ def _report(
     rollouts = [r for g in groups for r in g.rollouts]
     entropies: list[float] = []
     right: list[bool] = []
-    advantage: dict[bool, list[float]] = {True: [], False: []}
+    pulls = [] if truth is None else value_pulls(groups, truth, decisive)
     for group in groups:
         for item in (0, 1):
             for name in group.prompt.attributes:
-                values = [_value(r, item, name) for r in group.rollouts]
+                values = [described_value(r, item, name) for r in group.rollouts]
                 entropies.append(_entropy(values))
                 if truth is None or name not in truth[group.pair[item]]:
                     continue
-                true = truth[group.pair[item]][name]
-                right += [v == true for v in values]
-                if group.contributes and (decisive is None or name in decisive):
-                    pulls: Counter[str] = Counter()
-                    for value, a in zip(values, group.advantages.tolist(), strict=True):
-                        pulls[value] += a / len(values)
-                    differs = truth[group.pair[0]][name] != truth[group.pair[1]][name]
-                    advantage[differs].append(sum(map(abs, pulls.values())))
+                right += [v == truth[group.pair[item]][name] for v in values]
     policy = torch.stack(list(parts["policy"])).sum(0) if parts["policy"] else None
     oracle = torch.stack(list(parts["oracle"])) if parts["oracle"] else None
     self_cosine = None
@@ -304,17 +291,12 @@ def _report(
         tokens=_mean([r.num_tokens for r in rollouts]) or 0.0,
         value_entropy=_mean(entropies),
         value_accuracy=_mean(right),
-        advantage_on_discriminating=_mean(advantage[True]),
-        advantage_on_shared=_mean(advantage[False]),
+        advantage_on_discriminating=_mean([p.pull for p in pulls if p.discriminating]),
+        advantage_on_shared=_mean([p.pull for p in pulls if not p.discriminating]),
         oracle_cosine=None if oracle is None or policy is None else _cosine(policy, oracle.sum(0)),
         oracle_self_cosine=self_cosine,
         gradient_norm=None if policy is None else float(policy.norm()),
     )
-
-
-def _value(rollout: Rollout, item: int, name: str) -> str:
-    span = rollout.verdict.descriptions[item].get(name)
-    return "" if span is None else span.text.strip().lower()
 
 
 def _entropy(values: Sequence[str]) -> float:

@@ -1,0 +1,165 @@
+"""Which runs a table asks for: rows × seeds, each with its whole configuration and a folder named after it."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fieldmark.data.fieldguide.world import FieldguideConfig
+from fieldmark.experiments.evidence import evidence_world
+from fieldmark.experiments.fieldguide import CONFIGS, load_recipe
+from fieldmark.experiments.reproduce.tables import (
+    BENCHMARKS,
+    FIELDGUIDE,
+    Row,
+    Table,
+    load_table,
+    require_known,
+    row_config,
+    table_names,
+)
+from fieldmark.experiments.runs import Run, load_saga_config
+from fieldmark.models.bundled import bundled_path
+from fieldmark.training.config import SagaConfig
+from fieldmark.training.run_folder import to_plain
+
+_LARGE = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class ReproduceConfig:
+    """Which table, on which pictures, with which supervisor."""
+
+    table: str = "main"
+    """main, components, losses, prompt, dimension, backbone, lambda, pooler, layers or mechanism."""
+    benchmark: str = FIELDGUIDE
+    """cub, cars, aircraft, inat, or fieldguide: the bundled world with the bundled model."""
+    root: str | None = None
+    """The benchmark's pictures. Fieldguide is drawn and needs none."""
+    supervisor: str | None = None
+    """Checkpoint folder or hub id in place of the recipe's; the table "backbone" needs it."""
+    seeds: tuple[int, ...] = (101, 102, 103)
+    """Training seeds, and on Fieldguide the worlds': never used for development."""
+    processes: int | None = None
+    """Runs at a time. Not given: 2 on Fieldguide, each with half of the threads, else 1."""
+    limit: int | None = None
+    """Stop after so many new runs."""
+    dry_run: bool = False
+    """List the runs with what they are expected to cost, and stop."""
+    out: str = "runs/reproduce"
+    """Runs and worlds; runs that are finished are not repeated, and tables share them."""
+    docs: str | None = None
+    """Where the table goes as Markdown, JSON and figure. Not given: OUT/BENCHMARK."""
+    recipe: str | None = None
+    """The YAML that rows are derived from. Not given: configs/saga/BENCHMARK.yaml, or configs/fieldguide/saga.yaml."""
+    habitat: float = 0.8
+    """ρ of the bundled world, as in the demo."""
+
+    def __post_init__(self) -> None:
+        require_known("table", self.table, table_names())
+        require_known("benchmark", self.benchmark, BENCHMARKS)
+        if not self.seeds:
+            raise ValueError("seeds must name at least one seed, for example [101,102,103]")
+        if self.processes is not None and self.processes < 1:
+            raise ValueError(f"processes must be at least 1, got {self.processes}")
+        if self.benchmark == FIELDGUIDE and self.root is not None:
+            raise ValueError("Fieldguide is drawn by its seed: leave --root out, or name another --benchmark")
+        if self.benchmark != FIELDGUIDE and self.root is None and not self.dry_run:
+            raise ValueError(f"no pictures given: set --root to the folder of {self.benchmark} (--dry_run needs none)")
+        table = load_table(self.table)
+        if table.needs_supervisor and self.supervisor is None:
+            raise ValueError(f"the table {self.table!r} is about another backbone: set --supervisor to its checkpoint")
+        if not table.shown(self.benchmark):
+            raise ValueError(f"the table {self.table!r} has no rows for {self.benchmark}: use --benchmark fieldguide")
+
+    @property
+    def folder(self) -> Path:
+        """Where this benchmark's runs are."""
+        return Path(self.out) / self.benchmark
+
+    @property
+    def docs_folder(self) -> Path:
+        """Where the table goes."""
+        return self.folder if self.docs is None else Path(self.docs)
+
+    @property
+    def processes_used(self) -> int:
+        """Runs at a time."""
+        return self.processes or (2 if self.benchmark == FIELDGUIDE else 1)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A row with a seed."""
+
+    row: Row
+    seed: int
+    run: Run
+    world: FieldguideConfig | None
+    """What must be drawn at ``run.config.data.path`` first."""
+
+
+def plan_runs(config: ReproduceConfig) -> list[PlannedRun]:
+    """Every run of the table, most telling first. Rows that ask for the same run share its folder."""
+    table: Table = load_table(config.table)
+    recipe = base_recipe(config)
+    fingerprint = _fingerprint(recipe.model.supervisor)
+    planned = []
+    for row in table.run_order(config.benchmark):
+        for seed in config.seeds:
+            world = None
+            path = Path(config.root) if config.root is not None else Path("ROOT")
+            if config.benchmark == FIELDGUIDE:
+                world = evidence_world(config.habitat, seed)
+                path = config.folder / "worlds" / f"habitat-{config.habitat:g}-seed-{seed}"
+            changed = row_config(row, recipe, config.benchmark)
+            changed = replace(changed, seed=seed, data=replace(changed.data, path=str(path)))
+            name = _name(Run(row.trains, changed), fingerprint, world)
+            run = Run(row.trains, replace(changed, run=str(config.folder / "runs" / name / f"seed-{seed}")))
+            planned.append(PlannedRun(row, seed, run, world))
+    return planned
+
+
+def base_recipe(config: ReproduceConfig) -> SagaConfig:
+    """The recipe that every row is derived from."""
+    if config.recipe is not None:
+        recipe = load_saga_config(Path(config.recipe))
+    elif config.benchmark == FIELDGUIDE:
+        recipe = load_recipe()
+    else:
+        recipe = load_saga_config(CONFIGS / "saga" / f"{config.benchmark}.yaml")
+    if config.supervisor is None:
+        return recipe
+    return replace(recipe, model=replace(recipe.model, supervisor=config.supervisor))
+
+
+def _name(run: Run, fingerprint: str, world: FieldguideConfig | None) -> str:
+    """Same name, same run but for its seed; another recipe, supervisor or world gives another name."""
+    plain: dict[str, Any] = to_plain(run.resolved)
+    for free in ("run", "seed", "tensorboard"):
+        plain.pop(free)
+    plain["data"].pop("workers")
+    if "schedule" in plain:
+        plain["schedule"].pop("checkpoint_every")
+    if world is not None:
+        plain["data"]["path"] = {key: value for key, value in asdict(world).items() if key != "seed"}
+    else:
+        plain["data"]["path"] = str(Path(plain["data"]["path"]).resolve())
+    plain["model"]["supervisor"] = fingerprint
+    text = json.dumps([run.training, plain], sort_keys=True)
+    return f"{run.training}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def _fingerprint(supervisor: str) -> str:
+    """Tells checkpoints apart: configuration, names and sizes of the weights, and small weights themselves."""
+    folder = bundled_path() if supervisor == "bundled" else Path(supervisor)
+    if not folder.is_dir():
+        return supervisor  # a hub id
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        if size <= _LARGE:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
