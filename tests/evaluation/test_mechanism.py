@@ -1,18 +1,21 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from fieldmark.evaluation.mechanism import chance_pulls, summarise_pulls, value_pull, value_pulls
 from fieldmark.policy.grpo import group_advantages
-from fieldmark.policy.rollouts import RolloutGroup
+from fieldmark.policy.rollouts import Rollout, RolloutGroup
 
 TRUTH = ({"bill": "red", "tail": "long"}, {"bill": "blue", "tail": "long"})
 
 
 def rollout(first, second):
     descriptions = tuple({name: SimpleNamespace(text=text) for name, text in one.items()} for one in (first, second))
-    return SimpleNamespace(verdict=SimpleNamespace(descriptions=descriptions, answer=None), num_tokens=1)
+    verdict = SimpleNamespace(descriptions=descriptions, answer=None)
+    one = torch.zeros(1)
+    return Rollout(one.long(), one, one, "", np.zeros((1, 2), int), "stop", 0.0, verdict, ({}, {}), range(0))
 
 
 def group(written, rewards):
