@@ -4,10 +4,12 @@ SAGA (arXiv 2606.15134, section 3.4) chose layer 26 of Qwen3-VL-8B's 36 by looki
 spoilt by attention sinks. Here a number takes the eye's place, without training. For every description written about
 one picture of a pair there is a map over that picture's patches. A layer points well if
 
-- its attention goes to the picture that is described and not to the other one (``own_share``, 0.5 by chance), and
 - where part masks are known: the map lies on the described part (``part_lift``: its share of attention minus of area);
 - where they are not: maps of one attribute agree when the picture is the same and differ when it is another
   (``specificity``). Flat maps and sinks are equal for all pictures, so both have specificity 0, however sharp they are.
+
+Shown beside it, but no part of the score, is whether the attention goes to the described picture rather than to the
+other one (``own_share``, 0.5 by chance): the teacher's map is renormalised over the described picture anyway.
 """
 
 from collections import defaultdict
@@ -39,10 +41,10 @@ class LayerPointing:
 
     @property
     def score(self) -> float:
-        """What layers are compared by: ``part_lift``, else (2 · own_share − 1) · specificity, neither below 0."""
+        """What layers are compared by: ``part_lift``, else ``specificity``, not below 0."""
         if self.part_lift is not None:
             return self.part_lift
-        return max(0.0, 2 * self.own_share - 1) * max(0.0, self.specificity or 0.0)
+        return max(0.0, self.specificity or 0.0)
 
 
 def layer_pointing(
