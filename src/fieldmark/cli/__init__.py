@@ -1,7 +1,7 @@
 """The command line: parses, calls one function, prints.
 
-Commands are declared in `commands`, their options are parsed in `options`. Only the parser of the command
-that was asked for is built, so `fieldmark --help` loads no torch.
+Commands are declared in `commands` and the modules named `…_commands`, their options are parsed in `options`.
+Only the parser of the command that was asked for is built, so `fieldmark --help` loads no torch.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from fieldmark import __version__
-from fieldmark.cli import vocabulary_commands  # noqa: F401  # registers its commands
+from fieldmark.cli import experiment_commands, vocabulary_commands  # noqa: F401  # they register their commands
 from fieldmark.cli.commands import COMMANDS, Command
 from fieldmark.cli.names import UsageError, did_you_mean
 

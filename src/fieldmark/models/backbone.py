@@ -6,6 +6,7 @@ DeepStack, whether the tokenizer wants a picture's tokens framed.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.cache_utils import Cache
+from transformers.utils import logging as transformers_logging
 
 from fieldmark.models.families import family_of
 from fieldmark.models.precision import resolve_dtype
@@ -351,19 +353,34 @@ def load_backbone(path: str | Path, dtype: str = "float32", device: str = "cpu",
     folder = fetch(path, (*SMALL_FILES, "*.safetensors"))
     family = family_of(read_json(folder, "config.json").get("model_type"), str(path))
     check_files(folder, set(weight_map(folder).values()))
-    model, report = AutoModelForImageTextToText.from_pretrained(
-        folder,
-        dtype=computed_in,
-        attn_implementation=attention,
-        use_safetensors=True,
-        trust_remote_code=False,
-        ignore_mismatched_sizes=True,  # else an error that names no key; refused below
-        output_loading_info=True,
-    )
+    with _bar_for_large_weights(folder):
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=computed_in,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # else an error that names no key; refused below
+            output_loading_info=True,
+        )
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
     refuse_misfits(path, {kind.replace("_", " "): sorted(map(str, report.get(kind) or ())) for kind in kinds})
     preprocessing = load_preprocessing(folder, family.tower_config(model.config))
     return Backbone(model, _load_tokenizer(folder), preprocessing).to(device).eval()
+
+
+@contextmanager
+def _bar_for_large_weights(folder: Path) -> Iterator[None]:
+    """Show transformers' loading bar for 1 GiB and more: below, it flashes by and only litters logs."""
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    hide = size < 2**30 and transformers_logging.is_progress_bar_enabled()
+    if hide:
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hide:
+            transformers_logging.enable_progress_bar()
 
 
 def _load_tokenizer(folder: Path) -> Any:
