@@ -7,7 +7,7 @@ from statistics import mean
 from fieldmark.report.html import Html, el, number
 from fieldmark.report.svg import padded, tick_text, ticks
 
-LABEL_WIDTH, PLOT_WIDTH, GAP, ROW, HEAD, FOOT = 300, 230, 24, 26, 54, 34
+LABEL_WIDTH, PLOT_WIDTH, GAP, ROW, HEAD, FOOT = 330, 230, 24, 26, 54, 34
 
 _STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #24292f } .small { font-size: 11.5px; fill: #59636e }
