@@ -90,6 +90,7 @@ class StepSession:
             10,
         )
         self.generator = torch.Generator().manual_seed(0)
+        self.verdicts = None
 
     def next_batch(self) -> Batch:
         d = self.config.data
