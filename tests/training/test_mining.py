@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.training.crashes import crash_in_step_three_and_resume
 
 from fieldmark.data.samplers import sample_pairs
 from fieldmark.losses.registry import MetricLossConfig
@@ -167,19 +168,8 @@ def test_resume_with_mining_and_nested_sizes_is_exact_and_mining_matters(saga_co
     tables = load_file(Path(config.run) / "checkpoints" / "step-00000002" / "verdicts.safetensors")
     assert float(tables["kind_seen"].sum()) > 0
 
-    broken, real, calls = replace(config, run=str(tmp_path / "broken")), Saga.step, []
-
-    def crash(self):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return real(self)
-
-    monkeypatch.setattr(Saga, "step", crash)
-    with pytest.raises(KeyboardInterrupt):
-        train_saga(broken)
-    monkeypatch.setattr(Saga, "step", real)
-    train_saga(broken, resume=True)
+    broken = replace(config, run=str(tmp_path / "broken"))
+    crash_in_step_three_and_resume(broken, monkeypatch)
     assert drawn == whole
     one, two = weights_of(config.run), weights_of(broken.run)
     assert all(torch.equal(one[k], two[k]) for k in one)

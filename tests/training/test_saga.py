@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.training.crashes import crash_in_step_three_and_resume
 
 from fieldmark.models.bundled import bundled_path
 from fieldmark.policy.grpo import grpo_loss
@@ -136,19 +137,7 @@ def test_frozen_language_model_is_unchanged_and_the_tower_is_not(saga_config):
 def test_same_seed_same_run_and_resume_after_a_crash_is_exact(saga_config, tmp_path, monkeypatch):
     train_saga(saga_config)
     broken = replace(saga_config, run=str(tmp_path / "broken"))
-    real, calls = Saga.step, []
-
-    def crash(self):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return real(self)
-
-    monkeypatch.setattr(Saga, "step", crash)
-    with pytest.raises(KeyboardInterrupt):
-        train_saga(broken)
-    monkeypatch.setattr(Saga, "step", real)
-    train_saga(broken, resume=True)
+    crash_in_step_three_and_resume(broken, monkeypatch)
     assert same(weights(saga_config.run), weights(broken.run))
     logs = [
         [json.loads(line) for line in (Path(r) / "log.jsonl").read_text().splitlines()]
