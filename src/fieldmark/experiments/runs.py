@@ -2,8 +2,10 @@
 
 import json
 import multiprocessing
+import os
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,12 +19,15 @@ from fieldmark.models.pooler import build_pooler
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
 from fieldmark.training.config import MetricConfig, SagaConfig
 from fieldmark.training.metric import train_metric
-from fieldmark.training.run_folder import prepare_run, write_text
+from fieldmark.training.run_folder import differing_fields, prepare_run, read_config, to_plain, write_text
 from fieldmark.training.saga import train_saga
-from fieldmark.training.session import load_split, load_supervisor
+from fieldmark.training.session import MAY_DIFFER, load_split, load_supervisor
 
 Training = Literal["untrained", "metric", "saga"]
 TRAININGS: tuple[str, ...] = get_args(Training)
+
+# Change nothing in what a run measures.
+_WHERE_AND_HOW = (*MAY_DIFFER, "data.path", "model.supervisor")
 
 _Task = TypeVar("_Task")
 _Outcome = TypeVar("_Outcome")
@@ -80,9 +85,14 @@ def execute(run: Run, **also: Any) -> dict[str, Any]:
 
     Args:
         also: kept in results.json beside the figures, such as the method's name.
+
+    Raises:
+        ValueError: if the folder's run was made with another configuration. Fields that this version added do not
+            count: a run made before has their defaults.
     """
     results = run.folder / "results.json"
     if results.is_file():
+        _require_made_so(run)
         return json.loads(results.read_text())  # type: ignore[no-any-return]
     began = time.perf_counter()
     config = run.resolved
@@ -107,19 +117,51 @@ def in_processes(
 ) -> Iterator[tuple[_Task, _Outcome]]:
     """Do tasks in so many processes, each with its share of the threads; yields each as it is done.
 
-    A task that fails ends the whole; those beside it are finished first. ``tasks`` and ``work`` travel to the
-    processes: ``work`` is a function of a module, perhaps a partial one.
+    A task that fails ends the whole; those beside it are finished first. The processes end with the one that started
+    them, however that ends. ``tasks`` and ``work`` travel to them: ``work`` is a function of a module, perhaps a
+    partial one.
     """
     threads = max(1, torch.get_num_threads() // processes)
     # Spawned, since a forked child of a process that has used torch's threads may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, torch.set_num_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(processes, context, _prepare_worker, (threads,)) as pool:
         futures = {pool.submit(work, task): task for task in tasks}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _prepare_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        # Not sys.exit, which would end this thread only. A run can be killed anywhere: it resumes.
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _require_made_so(run: Run) -> None:
+    stored, asked = read_config(run.folder), to_plain(run.resolved)
+    differing = differing_fields(_shared(stored, asked), _shared(asked, stored), _WHERE_AND_HOW)
+    if differing:
+        raise ValueError(
+            f"{run.folder} holds a finished run that was made with another {', '.join(differing)}: delete it, "
+            "or choose another folder"
+        )
+
+
+def _shared(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of ``one`` whose keys ``other`` has too."""
+    nested = {k: (one[k], other[k]) for k in one if k in other}
+    return {
+        k: _shared(a, b) if isinstance(a, Mapping) and isinstance(b, Mapping) else a for k, (a, b) in nested.items()
+    }
 
 
 def _untrained(config: MetricConfig) -> dict[str, Any]:
