@@ -19,9 +19,9 @@ from fieldmark.models.pooler import build_pooler
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
 from fieldmark.training.config import MetricConfig, SagaConfig
 from fieldmark.training.metric import train_metric
-from fieldmark.training.run_folder import differing_fields, prepare_run, read_config, to_plain, write_text
+from fieldmark.training.run_folder import differing_fields, prepare_run, read_config, to_plain
 from fieldmark.training.saga import train_saga
-from fieldmark.training.session import MAY_DIFFER, load_split, load_supervisor
+from fieldmark.training.session import MAY_DIFFER, how_measured, load_split, load_supervisor
 
 Training = Literal["untrained", "metric", "saga"]
 TRAININGS: tuple[str, ...] = get_args(Training)
@@ -80,36 +80,20 @@ def load_saga_config(path: Path) -> SagaConfig:
     return SagaConfig(**{f.name: parsed[f.name] for f in fields(SagaConfig)})
 
 
-def execute(run: Run, **also: Any) -> dict[str, Any]:
+def execute(run: Run) -> dict[str, Any]:
     """Do a run (or go on with it, or read it, if finished); returns its results.json.
-
-    Args:
-        also: kept in results.json beside the figures, such as the method's name.
 
     Raises:
         ValueError: if the folder's run was made with another configuration. Fields that this version added do not
             count: a run made before has their defaults.
     """
-    results = run.folder / "results.json"
-    if results.is_file():
+    if run.finished:
         _require_made_so(run)
-        return json.loads(results.read_text())  # type: ignore[no-any-return]
-    began = time.perf_counter()
+        return json.loads((run.folder / "results.json").read_text())  # type: ignore[no-any-return]
     config = run.resolved
     if isinstance(config, SagaConfig):
-        outcome = train_saga(config, resume=True)
-    elif run.training == "metric":
-        outcome = train_metric(config, resume=True)
-    else:
-        outcome = _untrained(config)
-    outcome |= {
-        **also,
-        "seed": config.seed,
-        "seconds": time.perf_counter() - began,
-        "threads": torch.get_num_threads(),
-    }
-    write_text(results, json.dumps(outcome, indent=2) + "\n")
-    return outcome
+        return train_saga(config, resume=True)
+    return train_metric(config, resume=True) if run.training == "metric" else _untrained(config)
 
 
 def in_processes(
@@ -166,6 +150,7 @@ def _shared(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 def _untrained(config: MetricConfig) -> dict[str, Any]:
     """The supervisor's tower as it is: evaluated, saved, not trained."""
+    began = time.perf_counter()
     folder = prepare_run(config.run, config, resume=True)
     backbone = load_supervisor(config.model)
     encoder = RetrievalEncoder(backbone.tower, build_pooler("mean", backbone.hidden_size, None), config.data.image_size)
@@ -173,9 +158,12 @@ def _untrained(config: MetricConfig) -> dict[str, Any]:
     test = evaluate_encoder(encoder, split.test)
     encoder.save_pretrained(folder.encoder)
     validation = evaluate_encoder(encoder, split.validation, nmi_seeds=())
-    return {
+    results = {
         "test": test.as_json(),
         "validation": {"recall_at_1": validation.recall_at_k[1], "best_step": 0},
         "steps": 0,
         "pictures_seen": 0,
+        **how_measured(config.seed, time.perf_counter() - began),
     }
+    folder.write_json("results.json", results)
+    return results

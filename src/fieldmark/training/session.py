@@ -1,5 +1,6 @@
 """What the metric and the SAGA run share: pictures, encoder, optimiser, validation, checkpoints, the end of a run."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,8 @@ class Progress:
     batches: int = 0
     best_recall_at_1: float = -1.0
     best_step: int = 0
+    seconds: float = 0.0
+    """Wall time up to the checkpoint, over all starts."""
 
 
 class Session:
@@ -77,6 +80,7 @@ class Session:
     def __init__(self, config: MetricConfig | SagaConfig, *, resume: bool = False, overwrite: bool = False) -> None:
         if not config.run:
             raise ValueError("no run folder given: set --run FOLDER")
+        self._began = time.perf_counter()
         self.config = config
         self.split = load_split(config.data)
         self.backbone = load_supervisor(config.model)
@@ -188,9 +192,15 @@ class Session:
                     self.encoder.save_pretrained(self.run.encoder)
         self.log.write(p.step, figures)
         if p.step % s.checkpoint_every == 0 and not last:
+            extra = {**vars(p), "seconds": self._seconds}
             save_checkpoint(
-                self.run.checkpoints, p.step, self._modules, self.optimiser, self.scheduler, self._generators, vars(p)
+                self.run.checkpoints, p.step, self._modules, self.optimiser, self.scheduler, self._generators, extra
             )
+
+    @property
+    def _seconds(self) -> float:
+        """Wall time of this start, and of earlier ones up to the checkpoint that it went on from."""
+        return self.progress.seconds + time.perf_counter() - self._began
 
     def validate(self) -> float:
         """Recall@1 on the validation classes."""
@@ -211,9 +221,15 @@ class Session:
             "data": self.split.as_json(),
             "steps": self.progress.step,
             "pictures_seen": self.progress.batches * self.config.data.batch_size,
+            **how_measured(self.config.seed, self._seconds),
         }
         self.run.write_json("results.json", results)
         return results
+
+
+def how_measured(seed: int, seconds: float) -> dict[str, Any]:
+    """What results.json says of every run besides its figures."""
+    return {"seed": seed, "seconds": seconds, "threads": torch.get_num_threads()}
 
 
 def attributes_of(images: LabelledImages) -> list[dict[str, str]]:
