@@ -236,7 +236,8 @@ class Backbone(nn.Module):
 
         flat = [picture for chosen in images for picture in chosen]
         index = vision.token_index(flat)
-        positions, following = self._positions(ids, attention, visual, vision.grid_thw[flat].cpu())
+        grid = vision.grid_thw[flat].cpu() if flat else None
+        positions, following = self._positions(ids, attention, visual, grid)
         visual = visual.to(self.device)
         embeds = self.model.get_input_embeddings()(ids.to(self.device))
         if flat:
@@ -253,7 +254,7 @@ class Backbone(nn.Module):
             tuple(image_spans),
         )
 
-    def _positions(self, ids: Tensor, attention: Tensor, visual: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+    def _positions(self, ids: Tensor, attention: Tensor, visual: Tensor, grid: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.three_axes:
             kinds = visual.to(torch.int32)  # 0 text, 1 picture; by place, so that a sampled image token is text
             positions, _ = self.model.model.get_rope_index(

@@ -30,6 +30,8 @@ class Completion:
     sampling_logprobs: float32 (T,), under the distribution it was drawn from (temperature, top-p,
     renormalised; zeros for greedy decoding).
     tracked: float32 (T, n_tracked), log-probabilities at temperature 1 of the ids that were to be tracked.
+    closing_hidden: (D,), the decoder's state at the closing token, which stands behind the answer, or in the place of
+    its stop token; None if no closing token was asked for.
     """
 
     ids: Tensor
@@ -37,6 +39,7 @@ class Completion:
     sampling_logprobs: Tensor
     tracked: Tensor
     finish_reason: Literal["stop", "length"]
+    closing_hidden: Tensor | None = None
 
 
 @torch.no_grad()
@@ -53,6 +56,7 @@ def sample(
     generator: torch.Generator,
     tracked_ids: Sequence[int] = (),
     stop_ids: Sequence[int] | None = None,
+    closing_id: int | None = None,
 ) -> list[list[Completion]]:
     """Draw `num_samples` completions for each prompt: a list per prompt.
 
@@ -61,6 +65,8 @@ def sample(
     generator: on the CPU; consumes num prompts x num_samples x max_new_tokens uniforms whatever is drawn, so
     that a branch's tokens do not depend on when others finish.
     stop_ids: default the model's; pass () to always run to max_new_tokens. All tensors return on the CPU.
+    closing_id: fed to the model once per completion: in the place of its stop token, or after its last token if it ran
+    out of room. Its state is `Completion.closing_hidden`. It is no part of `ids` unless it was itself drawn.
     """
     if not prompts:
         return []
@@ -73,7 +79,7 @@ def sample(
     tracked = torch.tensor(list(tracked_ids), dtype=torch.int64, device=device)
     uniforms = torch.rand(count * branches, max_new_tokens, generator=generator, dtype=torch.float64).to(device)
 
-    batch = backbone.embed(prompts, vision.detach(), images, reserve=max_new_tokens)
+    batch = backbone.embed(prompts, vision.detach(), images, reserve=max_new_tokens + (closing_id is not None))
     cache = Cache(layers=[_GrowingLayer(max_new_tokens * branches) for _ in range(backbone.num_layers)])
     hidden = backbone.decode_prompts(batch, cache)[:, -1:].expand(-1, branches, -1)
 
@@ -83,53 +89,51 @@ def sample(
     tracked_logprobs = torch.zeros(*logprobs.shape, len(tracked), device=device)
     lengths = torch.zeros(count * branches, dtype=torch.int64, device=device)
     stopped = torch.zeros(count * branches, dtype=torch.bool, device=device)
+    closing_hidden = hidden.new_zeros(count * branches, hidden.shape[-1])
 
-    # Working set: (prompts, slots); slot -> branch, or DUMMY where a prompt has fewer live branches.
-    prompt_of = torch.arange(count, device=device)
-    branch_of = torch.arange(branches, device=device).expand(count, branches)
-    key_owner = torch.full(batch.attention_mask.shape, NOBODY, device=device).masked_fill(
-        batch.attention_mask, EVERYONE
-    )
+    slots = _Slots(cache, batch.attention_mask, branches)
+    following = torch.zeros(count * branches, dtype=torch.int64, device=device)
+    # With a closing token there is one more turn: who ran out of room by then is closed in it.
+    for step in range(max_new_tokens + (closing_id is not None)):
+        live = slots.branch_of >= 0
+        rows = slots.rows[live]
+        if step < max_new_tokens:
+            logits = backbone.logits(hidden[live])
+            token, sampling = _draw(logits, uniforms[rows, step], temperature, top_p)
+            normaliser = logits.logsumexp(-1)
+            ids[rows, step] = token
+            logprobs[rows, step] = logits.gather(-1, token[:, None])[:, 0] - normaliser
+            sampling_logprobs[rows, step] = sampling
+            tracked_logprobs[rows, step] = logits[:, tracked] - normaliser[:, None]
+            lengths[rows] = step + 1
+            ended = torch.isin(token, stops)
+            stopped[rows] = ended
+            following[rows] = token
+        else:
+            ended = torch.ones_like(rows, dtype=torch.bool)
+        if closing_id is None:
+            if step + 1 == max_new_tokens or bool(ended.all()):
+                break
+            if bool(ended.any()):
+                slots.retire(ended, hidden)
+        else:
+            following[rows[ended]] = closing_id
 
-    for step in range(max_new_tokens):
-        live = branch_of >= 0
-        rows = (prompt_of[:, None] * branches + branch_of)[live]
-        logits = backbone.logits(hidden[live])
-        token, sampling = _draw(logits, uniforms[rows, step], temperature, top_p)
-        normaliser = logits.logsumexp(-1)
-        ids[rows, step] = token
-        logprobs[rows, step] = logits.gather(-1, token[:, None])[:, 0] - normaliser
-        sampling_logprobs[rows, step] = sampling
-        tracked_logprobs[rows, step] = logits[:, tracked] - normaliser[:, None]
-        lengths[rows] = step + 1
-        ended = torch.isin(token, stops)
-        stopped[rows] = ended
-        if step + 1 == max_new_tokens or bool(ended.all()):
-            break
-
-        if bool(ended.any()):
-            branch_of = branch_of.masked_scatter(live, branch_of[live].masked_fill(ended, DUMMY))
-            kept = (branch_of >= 0).any(1).nonzero()[:, 0]
-            if len(kept) < len(branch_of):
-                cache.batch_select_indices(kept)
-                prompt_of, branch_of, key_owner = prompt_of[kept], branch_of[kept], key_owner[kept]
-            slots = int((branch_of >= 0).sum(1).max())
-            order = (branch_of < 0).to(torch.int8).argsort(dim=1, stable=True)[:, :slots]
-            branch_of = branch_of.gather(1, order)
-
-        row = prompt_of[:, None] * branches + branch_of.clamp(min=0)
-        positions = (batch.next_position[prompt_of] + step)[:, None].expand_as(row)
-        key_owner = torch.cat([key_owner, branch_of.masked_fill(branch_of < 0, NOBODY)], dim=1)
-        visible = (key_owner == EVERYONE)[:, None, :] | (key_owner[:, None, :] == branch_of[:, :, None])
+        positions = (batch.next_position[slots.prompt_of] + step)[:, None].expand_as(slots.branch_of)
         hidden = backbone.decode(
-            backbone.token_embeddings(ids[row, step]),
+            backbone.token_embeddings(following[slots.rows]),
             backbone.text_positions(positions),
-            visible[:, None],
+            slots.visible_keys()[:, None],
             cache=cache,
         )
+        if closing_id is not None and bool(ended.any()):
+            closing_hidden[rows[ended]] = hidden[live][ended]
+            if bool(ended.all()):
+                break
+            hidden = slots.retire(ended, hidden)
 
     ids, logprobs, sampling_logprobs = ids.cpu(), logprobs.cpu(), sampling_logprobs.cpu()
-    tracked_logprobs = tracked_logprobs.cpu()
+    tracked_logprobs, closing_hidden = tracked_logprobs.cpu(), closing_hidden.cpu()
     ends, finished = lengths.tolist(), stopped.tolist()
     flat = [
         Completion(
@@ -138,10 +142,51 @@ def sample(
             sampling_logprobs[r, :n].clone(),
             tracked_logprobs[r, :n].clone(),
             "stop" if finished[r] else "length",
+            None if closing_id is None else closing_hidden[r].clone(),
         )
         for r, n in enumerate(ends)
     ]
     return [flat[start : start + branches] for start in range(0, len(flat), branches)]
+
+
+class _Slots:
+    """Which branch of which prompt each query of the next pass belongs to, and whom each cached key belongs to.
+
+    prompt_of: (prompts that still run,). branch_of: (prompts, slots), DUMMY where a prompt has fewer live branches.
+    """
+
+    def __init__(self, cache: Cache, prompt_mask: Tensor, branches: int) -> None:
+        count, device = len(prompt_mask), prompt_mask.device
+        self._cache, self._branches = cache, branches
+        self.prompt_of = torch.arange(count, device=device)
+        self.branch_of = torch.arange(branches, device=device).expand(count, branches)
+        owner = torch.full(prompt_mask.shape, NOBODY, device=device)
+        self._key_owner = owner.masked_fill(prompt_mask, EVERYONE)
+
+    @property
+    def rows(self) -> Tensor:
+        """(prompts, slots): prompt x branches + branch; a dummy's is that of branch 0."""
+        return self.prompt_of[:, None] * self._branches + self.branch_of.clamp(min=0)
+
+    def visible_keys(self) -> Tensor:
+        """Give the slots their next key each, and say which keys each slot sees: bool (prompts, slots, keys)."""
+        new = self.branch_of.masked_fill(self.branch_of < 0, NOBODY)
+        self._key_owner = torch.cat([self._key_owner, new], dim=1)
+        return (self._key_owner == EVERYONE)[:, None, :] | (self._key_owner[:, None, :] == self.branch_of[:, :, None])
+
+    def retire(self, ended: Tensor, hidden: Tensor) -> Tensor:
+        """Drop the live branches that ended, bool (live,), and prompts without any; what remains of `hidden`."""
+        live = self.branch_of >= 0
+        self.branch_of = self.branch_of.masked_scatter(live, self.branch_of[live].masked_fill(ended, DUMMY))
+        kept = (self.branch_of >= 0).any(1).nonzero()[:, 0]
+        if len(kept) < len(self.branch_of):
+            self._cache.batch_select_indices(kept)
+            self.prompt_of, self.branch_of = self.prompt_of[kept], self.branch_of[kept]
+            self._key_owner, hidden = self._key_owner[kept], hidden[kept]
+        slots = int((self.branch_of >= 0).sum(1).max())
+        order = (self.branch_of < 0).to(torch.int8).argsort(dim=1, stable=True)[:, :slots]
+        self.branch_of = self.branch_of.gather(1, order)
+        return hidden.gather(1, order[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
 def _draw(

@@ -144,6 +144,12 @@ class VisionTokens:
             if features.dim() != 2 or features.shape[0] != total:
                 raise ValueError(f"{name} has shape {tuple(features.shape)}, but the grids ask for {total} tokens")
 
+    @classmethod
+    def none(cls, width: int, merge_size: int, device: torch.device) -> "VisionTokens":
+        """The tokens of no picture, for batches of text alone. width: D."""
+        grid = torch.zeros(0, 3, dtype=torch.int64, device=device)
+        return cls(torch.zeros(0, width, device=device), (), grid, merge_size)
+
     @property
     def counts(self) -> list[int]:
         """N_i: tokens of each picture."""
