@@ -18,6 +18,7 @@ from transformers import AutoConfig
 from fieldmark.models.pooler import Pooled, Pooler, build_pooler
 from fieldmark.models.tower import build_tower
 from fieldmark.models.vision_tokens import PixelBatch, Preprocessing, VisionTokens, VisionTower
+from fieldmark.models.weight_files import replace_folder
 
 FORMAT, VERSION = "fieldmark.retrieval_encoder", 1
 WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
@@ -144,7 +145,7 @@ class RetrievalEncoder(nn.Module):
             text = json.dumps(config, indent=2, sort_keys=True) + "\n"
             (temporary / CONFIG_NAME).write_text(text, encoding="utf-8")
             os.chmod(temporary, 0o755)
-            _replace_folder(temporary, folder)
+            replace_folder(temporary, folder, CONFIG_NAME)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -188,16 +189,3 @@ class RetrievalEncoder(nn.Module):
             raise ValueError(f"the weights in {folder} do not fit its config.json: {'; '.join(problems)}")
         encoder.load_state_dict(weights, assign=True)
         return encoder.to(device).eval()
-
-
-def _replace_folder(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`; a reader sees the old one, an instant none, then the new."""
-    if not folder.exists():
-        os.replace(new, folder)
-        return
-    if not (folder / CONFIG_NAME).is_file() and any(folder.iterdir()):
-        raise ValueError(f"{folder} exists and is no saved encoder: choose another folder")
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-    os.replace(folder, old)
-    os.replace(new, folder)
-    shutil.rmtree(old)

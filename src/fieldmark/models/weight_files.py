@@ -1,7 +1,10 @@
 """Model folders and hub repositories: fetching files, finding which holds which tensor, refusing half of a download."""
 
 import json
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,3 +107,22 @@ def check_file(path: Path) -> list[str]:
     if size != expected:
         raise ValueError(f"{path} is cut short: {size} bytes of {expected}. Download it again")
     return list(tensors)
+
+
+def replace_folder(new: Path, folder: Path, marker: str) -> None:
+    """Put `new` in the place of `folder`; a reader sees the old one, an instant none, then the new.
+
+    marker: a file that says that `folder` is of the kind to be replaced.
+
+    Raises:
+        ValueError: `folder` holds something else.
+    """
+    if not folder.exists():
+        os.replace(new, folder)
+        return
+    if not (folder / marker).is_file() and any(folder.iterdir()):
+        raise ValueError(f"{folder} exists and holds no {marker}: choose another folder")
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+    os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old)
