@@ -1,11 +1,14 @@
 """Batches are functions of (seed, step); ids are the task's; what is held out is not trained on."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fieldmark.data.contrastive_batches import Chosen, ContrastiveBatches, find_candidates, hold_out
+from fieldmark.data.contrastive_batches import CandidatePlaces, Chosen, ContrastiveBatches, hold_out
+from fieldmark.data.mined_negatives import QueryNegatives
+from fieldmark.data.multimodal.json_lines import JsonLines, index_lines
 from fieldmark.data.retrieval import Item, Query, RetrievalTask
 
 
@@ -16,6 +19,10 @@ def task(queries: int = 23, pool: int = 40) -> RetrievalTask:
     ]
     relevance = {f"q{i}": {f"c{i}": 1.0} | ({f"c{i + 1}": 0.5} if i % 2 == 0 else {}) for i in range(queries)}
     return RetrievalTask("words", asked, [Item(f"c{i}", f"thing {i}") for i in range(pool)], relevance)
+
+
+def mined(**hard: list[str]) -> dict[str, QueryNegatives]:
+    return {qid: QueryNegatives(qid, tuple(ids), ("c0",)) for qid, ids in hard.items()}
 
 
 def test_every_query_once_an_epoch_whatever_the_batch_size():
@@ -37,7 +44,7 @@ def test_a_batch_is_a_function_of_seed_and_step():
 
 
 def test_examples_hold_positives_and_negatives_of_their_own_query():
-    batches = ContrastiveBatches(task(), 5, 3, seed=0, mined={"q0": ["c7", "c1", "c9"], "q1": ["c3", "c8"]})
+    batches = ContrastiveBatches(task(), 5, 3, seed=0, mined=mined(q0=["c7", "c1", "c9"], q1=["c3", "c8"]))
     seen: dict[int, set[int]] = {}
     for step in range(200):
         for e in batches.batch(step):
@@ -50,10 +57,10 @@ def test_examples_hold_positives_and_negatives_of_their_own_query():
 
 
 def test_no_more_hard_negatives_than_asked_for_and_all_in_turn():
-    batches = ContrastiveBatches(task(), 5, 1, seed=0, mined={"q0": ["c7", "c9", "c11"]})
+    batches = ContrastiveBatches(task(), 5, 1, seed=0, mined=mined(q0=["c7", "c9", "c11"]))
     drawn = [e.negatives for step in range(200) for e in batches.batch(step) if e.query == 0]
     assert {len(n) for n in drawn} == {1} and {n[0] for n in drawn} == {7, 9, 11}
-    without = ContrastiveBatches(task(), 5, 0, seed=0, mined={"q0": ["c7"]})
+    without = ContrastiveBatches(task(), 5, 0, seed=0, mined=mined(q0=["c7"]))
     assert all(e.negatives == () for e in without.batch(0))
 
 
@@ -63,10 +70,10 @@ def test_no_more_hard_negatives_than_asked_for_and_all_in_turn():
         ({}, {"batch_size": 1}, "batch_size is 1"),
         ({}, {"batch_size": 24}, "only 23 training queries"),
         ({}, {"hard_negatives": -1}, "hard_negatives is -1"),
-        ({}, {"mined": {"q1": ["c99"]}}, "c99"),
-        ({}, {"mined": {"other": ["c1"]}}, "other queries"),
+        ({}, {"mined": mined(q1=["c99"])}, "c99"),
+        ({}, {"mined": mined(other=["c1"])}, "other queries"),
         ({"relevance": {}}, {}, "'q0' has no positive"),
-        ({"candidates": [Item("c0", "x")]}, {}, "the pool does not have"),
+        ({"candidates": [Item("c0", "x")]}, {}, "'q1' has no positive in the pool"),
         ({"candidates": [Item("c0", "x")] * 2}, {}, "'c0' stands in the pool twice"),
     ],
 )
@@ -76,8 +83,23 @@ def test_bad_input_is_named(change, arguments, named):
         ContrastiveBatches(replace(task(), **change), **given)
 
 
-def test_find_candidates():
-    assert find_candidates(task(), ["c3", "c1"]) == {"c1": 1, "c3": 3}
+def test_places_of_a_pool_in_memory_and_of_one_on_disk(tmp_path):
+    lines = tmp_path / "pool.jsonl"
+    lines.write_text("".join(json.dumps({"did": f"c{i}", "txt": "x"}) + "\n" for i in range(40)))
+    on_disk = JsonLines(index_lines(lines, "did"), lambda record: Item(record["did"], record["txt"]))
+    for pool in (task(), replace(task(), candidates=on_disk)):
+        places = CandidatePlaces(pool)
+        assert (places["c3"], places.get("c39"), places.get("c40")) == (3, 39, None)
+        with pytest.raises(ValueError, match="no candidate 'c40'"):
+            places["c40"]
+
+
+def test_what_the_pool_lacks_of_positives_and_named_negatives_is_left_out():
+    small = replace(task(20), candidates=[Item(f"c{i}", "x") for i in range(20)])
+    batches = ContrastiveBatches(small, 5, 2, seed=0)
+    assert batches.positives[18] == (18, 19) and batches.positives[19] == (19,)
+    drawn = {e.query: e.negatives for step in range(4) for e in batches.batch(step)}
+    assert drawn[17] == (19,) and drawn[19] == ()
 
 
 def test_chosen_is_a_view():

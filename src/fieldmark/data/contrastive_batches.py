@@ -4,12 +4,14 @@ A batch is a pure function of (seed, step), and a query's positive and negatives
 resumed run draws the same, and so does each of several processes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar, overload
 
 import numpy as np
 
+from fieldmark.data.mined_negatives import QueryNegatives
+from fieldmark.data.multimodal.json_lines import JsonLines
 from fieldmark.data.retrieval import RetrievalTask
 
 _Value = TypeVar("_Value")
@@ -37,12 +39,13 @@ class ContrastiveBatches:
         batch_size: queries in a batch, of all processes together.
         hard_negatives: of each query at most; fewer where a query has fewer.
         seed: of the whole sequence.
-        mined: query id → candidate ids, hard negatives beside those that the source names (`Query.negatives`). Known
-            positives are dropped from both.
+        mined: query id → negatives, whose hard ones join those that the source names (`Query.negatives`). Known
+            positives are dropped from both; so are positives and named negatives that the pool does not have, which
+            is for the reader of the data to allow or to refuse.
 
     Raises:
-        ValueError: a number out of range, a query without positives, an id that the pool does not have, or mined
-            negatives of none of these queries.
+        ValueError: a number out of range, a query without positives, an id twice in the pool, a mined one that is not
+            in it, or mined negatives of none of these queries.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class ContrastiveBatches:
         batch_size: int,
         hard_negatives: int,
         seed: int,
-        mined: Mapping[str, Sequence[str]] | None = None,
+        mined: Mapping[str, QueryNegatives] | None = None,
     ) -> None:
         if batch_size < 2:
             raise ValueError(f"batch_size is {batch_size}; a contrast needs at least 2 queries")
@@ -63,24 +66,28 @@ class ContrastiveBatches:
             raise ValueError(f"the mined negatives are of other queries than those of {task.name}")
         self.task = task
         self._batch_size, self._hard_negatives, self._seed = batch_size, hard_negatives, seed
-        named: list[tuple[list[str], list[str]]] = []
-        of_mined = 0
-        for query in task.queries:  # may be read from disk: once
-            positives = list(task.relevance.get(query.id, ()))
-            if not positives:
-                raise ValueError(f"{task.name}: query {query.id!r} has no positive; leave it out")
-            found = mined.get(query.id, ()) if mined is not None else ()
-            of_mined += bool(found)
-            named.append((positives, [*query.negatives, *found] if hard_negatives else []))
-        if mined is not None and not of_mined:
-            raise ValueError(f"the mined negatives are of other queries than those of {task.name}")
-        places = find_candidates(task, {one for lists in named for names in lists for one in names})
+        places = CandidatePlaces(task)
         self.positives: list[tuple[int, ...]] = []
         """Per query, the positions of all its known positives."""
-        self._negatives: list[tuple[int, ...]] = []
-        for known, hard in named:
-            self.positives.append(tuple(dict.fromkeys(places[one] for one in known)))
-            self._negatives.append(tuple(dict.fromkeys(places[one] for one in hard if one not in known)))
+        self._negatives: list[np.ndarray] = []
+        none, of_mined = np.empty(0, dtype=np.int32), 0
+        for query in task.queries:  # may be read from disk: once
+            known = set(task.relevance.get(query.id, ()))
+            positives = tuple(p for one in sorted(known) if (p := places.get(one)) is not None)
+            if not positives:
+                raise ValueError(f"{task.name}: query {query.id!r} has no positive in the pool; leave it out")
+            self.positives.append(positives)
+            if not hard_negatives:
+                self._negatives.append(none)
+                continue
+            hard = [p for one in query.negatives if one not in known and (p := places.get(one)) is not None]
+            found = mined.get(query.id) if mined is not None else None
+            if found is not None:
+                of_mined += 1
+                hard += [places[one] for one in found.hard if one not in known]
+            self._negatives.append(np.array(list(dict.fromkeys(hard)), dtype=np.int32))
+        if mined is not None and hard_negatives and not of_mined:
+            raise ValueError(f"the mined negatives are of other queries than those of {task.name}")
         self._last_order: tuple[int, np.ndarray] | None = None
 
     @property
@@ -99,7 +106,7 @@ class ContrastiveBatches:
         positives, negatives = self.positives[query], self._negatives[query]
         positive = positives[int(random.integers(len(positives)))]
         chosen = random.permutation(len(negatives))[: self._hard_negatives]
-        return Example(query, positive, tuple(negatives[int(i)] for i in chosen))
+        return Example(query, positive, tuple(negatives[chosen].tolist()))
 
     def _order(self, epoch: int) -> np.ndarray:
         if self._last_order is None or self._last_order[0] != epoch:
@@ -108,24 +115,37 @@ class ContrastiveBatches:
         return self._last_order[1]
 
 
-def find_candidates(task: RetrievalTask, ids: Iterable[str]) -> dict[str, int]:
-    """Positions of candidates in the pool, for the ids that are asked for.
+class CandidatePlaces:
+    """Positions of a task's candidates by id.
 
     Raises:
-        ValueError: for ids that the pool does not have, or has twice.
+        ValueError: a pool in memory has an id twice (one on disk was checked when it was opened).
     """
-    wanted = set(ids)
-    places: dict[str, int] = {}
-    for place, item in enumerate(task.candidates):
-        if item.id in wanted:
-            if item.id in places:
+
+    def __init__(self, task: RetrievalTask) -> None:
+        self._name, self._lines = task.name, None
+        self._places: dict[str, int] = {}
+        if isinstance(task.candidates, JsonLines):
+            self._lines = task.candidates
+            return
+        for place, item in enumerate(task.candidates):
+            if self._places.setdefault(item.id, place) != place:
                 raise ValueError(f"{task.name}: candidate {item.id!r} stands in the pool twice")
-            places[item.id] = place
-    if missing := sorted(wanted - places.keys()):
-        raise ValueError(
-            f"{task.name}: {len(missing)} candidates are asked for that the pool does not have, such as {missing[:3]}"
-        )
-    return places
+
+    def get(self, name: str) -> int | None:
+        """The position, or None if the pool does not have the candidate."""
+        if self._lines is None:
+            return self._places.get(name)
+        try:
+            return self._lines.position(name)
+        except KeyError:
+            return None
+
+    def __getitem__(self, name: str) -> int:
+        place = self.get(name)
+        if place is None:
+            raise ValueError(f"{self._name}: the pool has no candidate {name!r}; was it named for another pool?")
+        return place
 
 
 class Chosen(Sequence[_Value]):
@@ -178,11 +198,9 @@ def hold_out(
         held.update(members[int(group)])
     asked = [task.queries[place] for place in sorted(held)]
     relevance = {query.id: task.relevance[query.id] for query in asked}
-    pool = set(
-        find_candidates(
-            task, {one for grades in relevance.values() for one in grades} | {n for q in asked for n in q.negatives}
-        ).values()
-    )
+    places = CandidatePlaces(task)
+    named = [one for grades in relevance.values() for one in grades] + [one for q in asked for one in q.negatives]
+    pool = {place for one in named if (place := places.get(one)) is not None}
     for place in random.permutation(len(task.candidates)):
         if len(pool) >= num_candidates:
             break

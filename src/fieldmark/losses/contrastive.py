@@ -100,10 +100,13 @@ def not_negatives(candidate_ids: Tensor, targets: Tensor, positives: Tensor) -> 
     if not bool((positives == candidate_ids[targets][:, None]).any(1).all()):
         raise ValueError("a query's target is not among its positives: targets and ids are of different batches")
     order = torch.argsort(candidate_ids, stable=True)
-    ordered = candidate_ids[order]
     again = torch.zeros_like(candidate_ids, dtype=torch.bool)
-    again[order[1:]] = ordered[1:] == ordered[:-1]
-    excluded = again.repeat(len(targets), 1)
-    for one in positives.unbind(1):  # P is small; (B, N, P) at once need not be
-        excluded |= candidate_ids[None, :] == one[:, None]
+    again[order[1:]] = candidate_ids[order][1:] == candidate_ids[order][:-1]
+    # By way of the distinct ids: queries may have hundreds of positives, and (B, N, P) would not fit.
+    distinct, column = candidate_ids.unique(return_inverse=True)
+    place = torch.searchsorted(distinct, positives).clamp_max(len(distinct) - 1)
+    query, which = (distinct[place] == positives).nonzero(as_tuple=True)
+    known = torch.zeros(len(targets), len(distinct), dtype=torch.bool, device=targets.device)
+    known[query, place[query, which]] = True
+    excluded = known[:, column] | again
     return excluded.scatter(1, targets[:, None], False)

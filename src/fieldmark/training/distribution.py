@@ -8,6 +8,7 @@ Collectives wait for each other: every process must call them in the same order.
 that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 """
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 _Value = TypeVar("_Value")
 _BUCKET = 2**24
 """Numbers that are summed across processes at a time (64 MiB of float32)."""
-_LONGEST = 256
+_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def world() -> World:
 def process_group(device: str) -> Iterator[World]:
     """Joins the processes that a launcher has started, for the block: nccl for CUDA devices, else gloo.
 
+    Of a machine's CUDA devices, "cuda" is then each process's own (LOCAL_RANK).
+
     Without a launcher (no WORLD_SIZE), or in a group that the caller has joined, nothing happens.
 
     Raises:
@@ -64,7 +67,10 @@ def process_group(device: str) -> Iterator[World]:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ValueError(f"WORLD_SIZE is {size}, but {', '.join(missing)} not set: start with torchrun")
-    dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
+    cuda = torch.device(device).type == "cuda"
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if cuda else "gloo")
     try:
         yield world()
     finally:
@@ -146,20 +152,22 @@ def sum_numbers(*numbers: float) -> tuple[float, ...]:
 
 
 def require_same(what: str, value: str) -> None:
-    """All processes must have been given the same thing (of which the first 256 bytes are compared).
+    """All processes must have been given the same thing.
 
     Raises:
         ValueError: in every process, if one has another value.
     """
     if world().size == 1:
         return
-    # As bytes of one length: torch's way of sending objects would pickle them.
-    own = torch.frombuffer(bytearray(value.encode().ljust(_LONGEST, b"\0")[:_LONGEST]), dtype=torch.uint8)
-    gathered = gather_rows(own[None].to(_collective_device())).cpu()
-    values = [bytes(row.tolist()).rstrip(b"\0").decode(errors="replace") for row in gathered]
-    if len(set(values)) > 1:
+    # As bytes of one length: torch's way of sending objects would pickle them. The digest covers what is cut off.
+    content = value.encode()
+    row = hashlib.sha256(content).digest() + content[:_SHOWN].ljust(_SHOWN, b"\0")
+    gathered = gather_rows(torch.frombuffer(bytearray(row), dtype=torch.uint8)[None].to(_collective_device())).cpu()
+    rows = [bytes(one.tolist()) for one in gathered]
+    if len(set(rows)) > 1:
+        texts = [one[32:].rstrip(b"\0").decode(errors="replace") for one in rows]
         raise ValueError(
-            f"the processes differ in {what}: {', '.join(f'{v!r} in process {i}' for i, v in enumerate(values))}; "
+            f"the processes differ in {what}: {', '.join(f'{text!r} in process {i}' for i, text in enumerate(texts))}; "
             "start all of them with the same options, files and versions"
         )
 

@@ -66,7 +66,9 @@ class AdapterOptimiserConfig:
     """
 
     lr: float = 1e-4
-    """Peak learning rate."""
+    """Peak learning rate of the adapter."""
+    tower_lr: float = 2e-5
+    """Peak learning rate of the vision tower, where it is trained."""
     weight_decay: float = 0.0
     """Decoupled weight decay of all trained parameters."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -81,7 +83,7 @@ class AdapterOptimiserConfig:
     """What follows the warm-up: a half cosine that reaches 0 after the last step, or the peak held."""
 
     def __post_init__(self) -> None:
-        _check(self, "lr", "weight_decay")
+        _check(self, "lr", "tower_lr", "weight_decay")
 
 
 def _check(self: OptimiserConfig | AdapterOptimiserConfig, *at_least_zero: str) -> None:
@@ -156,21 +158,27 @@ def build_optimiser(
 
 
 def build_adapter_optimiser(
-    config: AdapterOptimiserConfig, parameters: Iterable[nn.Parameter], total_steps: int
+    config: AdapterOptimiserConfig,
+    adapter_params: Iterable[nn.Parameter],
+    tower_params: Iterable[nn.Parameter],
+    total_steps: int,
 ) -> tuple[AdamW, LambdaLR]:
-    """AdamW over one group, "adapter", with its learning-rate schedule. Frozen parameters are left out.
+    """AdamW with its learning-rate schedule, in the groups "adapter" and, if it is trained, "tower".
 
     Raises:
         ValueError: `total_steps` below 1, or no parameter to train.
     """
     if total_steps < 1:
         raise ValueError(f"total_steps is {total_steps}; a run needs at least one optimiser step")
-    trained = [p for p in parameters if p.requires_grad]
-    if not trained:
+    adapter, tower = ([p for p in params if p.requires_grad] for params in (adapter_params, tower_params))
+    groups = [
+        _group(name, params, lr, config.weight_decay)
+        for name, params, lr in (("adapter", adapter, config.lr), ("tower", tower, config.tower_lr))
+        if params
+    ]
+    if not groups:
         raise ValueError("no parameter needs a gradient: add an adapter to the model")
-    optimiser = AdamW(
-        [_group("adapter", trained, config.lr, config.weight_decay)], lr=config.lr, betas=config.betas, eps=config.eps
-    )
+    optimiser = AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
     return optimiser, LambdaLR(optimiser, lambda step: learning_rate_factor(config, step, total_steps))
 
 
