@@ -162,6 +162,7 @@ def insert_adapter(backbone: Backbone, saved: SavedAdapter, source: str) -> None
             "model: merge it with peft (merge_and_unload), save the whole model and load that"
         )
     ranks, alphas = {}, {}
+    patterns = config.alpha_pattern or {}
     for theirs, own in places.items():
         matrices, layer = values[own], linear[own]
         if set(matrices) != {"lora_A", "lora_B"}:
@@ -174,7 +175,7 @@ def insert_adapter(backbone: Backbone, saved: SavedAdapter, source: str) -> None
                 f"{shapes[1]}, the layer here maps {layer.in_features} to {layer.out_features}"
             )
         ranks[own] = rank
-        alphas[own] = config.alpha_pattern.get(get_pattern_key(list(config.alpha_pattern), theirs), config.lora_alpha)
+        alphas[own] = patterns.get(get_pattern_key(list(patterns), theirs), config.lora_alpha)
     injected = LoraConfig(
         r=config.r,
         lora_alpha=config.lora_alpha,

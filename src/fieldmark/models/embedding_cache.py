@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fieldmark.data.decode import BadImage
 from fieldmark.models.weight_files import check_file
 
 
@@ -36,7 +37,10 @@ def content_key(fingerprint: str, ids: Sequence[int], pictures: Iterable[Tensor 
             digest.update(f"pixels {tuple(picture.shape)} ".encode())
             digest.update(picture.cpu().contiguous().numpy().tobytes())
         else:
-            content = picture.read_bytes()
+            try:
+                content = picture.read_bytes()
+            except OSError as error:
+                raise BadImage(picture, error.strerror or str(error)) from error
             digest.update(f"file {len(content)} ".encode())
             digest.update(content)
     return digest.hexdigest()

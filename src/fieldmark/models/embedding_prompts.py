@@ -106,19 +106,18 @@ class PromptWriter:
     summary_id: the id of [RET] in the backbone's tokenizer.
     """
 
-    def __init__(self, backbone: Backbone, config: EmbedderConfig, summary_id: int) -> None:
+    def __init__(self, backbone: Backbone, summary_id: int) -> None:
         self._backbone = backbone
-        self._config = config
         self._summary_id = summary_id
         self._frames: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
-    def write(self, request: Request, mode: Mode) -> WrittenPrompt:
-        text, was_cut = self._cut(request.item.text or "")
+    def write(self, request: Request, config: EmbedderConfig, mode: Mode) -> WrittenPrompt:
+        """mode: counts instead of the configuration's."""
+        text, was_cut = self._cut(request.item.text or "", config.max_text_tokens)
         count = request.num_pictures
         has_words = bool(text or request.instruction)
         content = " and ".join(["image"] * bool(count) + ["sentence"] * has_words)
         values = {"text": text, "instruction": request.instruction, "content": content}
-        config = self._config
         template = config.one_word_prompt if mode == "one_word" else config.generative_prompt
         ids: list[int] = []
         for number, run in enumerate(_filled(template, values)):
@@ -141,8 +140,7 @@ class PromptWriter:
     def _tokens(self, text: str) -> list[int]:
         return self._backbone.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
-    def _cut(self, text: str) -> tuple[str, bool]:
-        limit = self._config.max_text_tokens
+    def _cut(self, text: str, limit: int) -> tuple[str, bool]:
         if len(text.encode()) <= limit:  # a token is a byte at least
             return text, False
         offsets = self._backbone.tokenizer(

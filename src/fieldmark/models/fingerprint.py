@@ -6,7 +6,41 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from fieldmark.models.adapters import adapter_layers
+from fieldmark.models.backbone import Backbone
+
+_SAMPLE = 4096
 _CHUNK = 2**22
+
+
+def frozen_checksum(backbone: Backbone) -> str:
+    """Of a sample of each weight that is not trained, adapters left out."""
+    parameters = backbone.model.named_parameters()
+    return weights_checksum(
+        ((name.replace(".base_layer.", "."), p) for name, p in parameters if not p.requires_grad and _is_base(name)),
+        _SAMPLE,
+    )
+
+
+def model_fingerprint(backbone: Backbone, summary_row: Tensor) -> str:
+    """Of all that the model computes with: as `frozen_checksum`, and in full what is trained and a switched-on adapter.
+
+    summary_row: (D,), the row of [RET] in use.
+    """
+    exact = {name: p for name, p in backbone.model.named_parameters() if p.requires_grad and _is_base(name)}
+    scales = []
+    for name, layer in adapter_layers(backbone).items():
+        if not layer.disable_adapters:
+            exact |= {f"{name}.{key}": p for key, p in layer.named_parameters() if "lora_" in key}
+            scales.append((name, layer.merged, sorted(layer.scaling.items())))
+    exact["summary row"] = summary_row
+    return hashlib.sha256(
+        f"{frozen_checksum(backbone)} {weights_checksum(exact.items())} {scales}".encode()
+    ).hexdigest()
+
+
+def _is_base(name: str) -> bool:
+    return ".lora_" not in name and not name.endswith("embed_tokens.row")
 
 
 def weights_checksum(named: Iterable[tuple[str, Tensor]], most: int | None = None) -> str:

@@ -33,12 +33,7 @@ class RetrievalEncoder(nn.Module):
 
     def __init__(self, tower: VisionTower, pooler: Pooler, image_size: int) -> None:
         super().__init__()
-        unit = tower.preprocessing.patch_size * tower.preprocessing.merge_size
-        if image_size <= 0 or image_size % unit:
-            raise ValueError(
-                f"image_size {image_size} is not a multiple of {unit}: take e.g. "
-                f"{max(1, round(image_size / unit)) * unit}"
-            )
+        tower.preprocessing.check_size(image_size)
         if pooler.width != tower.width:
             raise ValueError(f"the pooler takes tokens of width {pooler.width}, the tower gives {tower.width}")
         self.tower = tower

@@ -4,28 +4,36 @@ One-word mode reads the state of one slot of the prompt. Generative mode writes 
 and reads the state there; the summary is what explains a match.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fieldmark.data.decode import decode_image
 from fieldmark.models import adapters
 from fieldmark.models.adapters import AdapterConfig, SavedAdapter
-from fieldmark.models.backbone import Backbone, PromptTokens
+from fieldmark.models.backbone import Backbone, PromptTokens, load_backbone
+from fieldmark.models.bundled import bundled_path
+from fieldmark.models.embedder_files import (
+    BUNDLED,
+    Description,
+    base_facts,
+    check_base,
+    read_description,
+    read_files,
+    write_files,
+)
 from fieldmark.models.embedding_cache import CachedEmbedding, EmbeddingCache, content_key
+from fieldmark.models.embedding_pictures import Pictures, count_tokens, run_tower
 from fieldmark.models.embedding_prompts import EmbedderConfig, Mode, PromptWriter, Request, WrittenPrompt
-from fieldmark.models.fingerprint import weights_checksum
+from fieldmark.models.fingerprint import frozen_checksum, model_fingerprint
 from fieldmark.models.sampling import Completion, sample
-from fieldmark.models.summary_token import add_summary_token
-from fieldmark.models.vision_tokens import VisionTokens
+from fieldmark.models.summary_token import SummaryTokenEmbedding, add_summary_token
+from fieldmark.models.weight_files import SMALL_FILES, fetch, read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +48,7 @@ class Embedded:
     embeddings: Tensor
     summaries: tuple[str | None, ...]
     forced: tuple[bool, ...]
-    cut: tuple[bool, ...]
+    cut: tuple[bool, ...] = ()
 
     @property
     def num_forced(self) -> int:
@@ -65,14 +73,6 @@ class Summary:
     forced: bool
 
 
-@dataclass(frozen=True, eq=False)
-class Pictures:
-    """The pictures of some requests: their tokens, and per request which of them are its own."""
-
-    vision: VisionTokens
-    of: tuple[tuple[int, ...], ...]
-
-
 class UniversalEmbedder(nn.Module):
     """A backbone, how it is asked, and the token [RET].
 
@@ -92,29 +92,29 @@ class UniversalEmbedder(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.config = config or EmbedderConfig()
+        """May be replaced, for another mode or other words."""
         self.base = base
         self.cache = cache
-        unit = backbone.preprocessing.patch_size * backbone.preprocessing.merge_size
-        if self.config.image_size % unit:
-            raise ValueError(
-                f"image_size {self.config.image_size} is not a multiple of {unit}: take e.g. "
-                f"{max(1, round(self.config.image_size / unit)) * unit}"
-            )
-        self.summary_token = add_summary_token(backbone)
+        backbone.preprocessing.check_size(self.config.image_size)
         backbone.model.requires_grad_(False)
-        self.summary_token.row.requires_grad_(True)
-        self._writer = PromptWriter(backbone, self.config, self.summary_id)
+        add_summary_token(backbone).row.requires_grad_(True)
+        self._writer = PromptWriter(backbone, self.summary_id)
         self.folded: tuple[SavedAdapter, ...] = ()
         """Adapters that became part of the weights, in order."""
         self.tower_trained = False
         """Whether `train_tower` was ever called: then the tower is saved, too."""
-        self.base_checksum = self._frozen_checksum()
+        self.base_checksum = frozen_checksum(backbone)
         """Of the weights as they were given, by a sample of each tensor."""
 
     @property
     def embedding_size(self) -> int:
         """D, the width of the language model."""
         return self.backbone.hidden_size
+
+    @property
+    def summary_token(self) -> SummaryTokenEmbedding:
+        """The backbone's token embeddings, in which [RET] has a row of its own."""
+        return self.backbone.model.get_input_embeddings()
 
     @property
     def summary_id(self) -> int:
@@ -165,26 +165,30 @@ class UniversalEmbedder(nn.Module):
         """By name: the adapter's matrices, the row of [RET], and the tower if it is trained."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def _frozen_checksum(self) -> str:
-        named = ((name, p) for name, p in self.backbone.model.named_parameters() if not p.requires_grad)
-        return weights_checksum(named, most=4096)
-
     def fingerprint(self) -> str:
         """Of everything that decides about an embedding: frozen weights by a sample, what is trained in full."""
-        adapted = adapters.adapter_layers(self.backbone)
-        matrices = {
-            f"{name}.{key}": p
-            for name, layer in adapted.items()
-            for key, p in layer.named_parameters()
-            if "lora_" in key
-        }
         row = self.summary_token.reference_row if self.summary_token.use_reference else self.summary_token.row
-        trained = weights_checksum(({**self.trainable_parameters(), **matrices, "row": row}).items())
-        active = [not layer.disable_adapters for layer in adapted.values()]
-        scale = [list(layer.scaling.values()) for layer in adapted.values()]
-        return hashlib.sha256(
-            f"{self._frozen_checksum()} {trained} {active} {scale} {self.config}".encode()
-        ).hexdigest()
+        return f"{model_fingerprint(self.backbone, row)} {self.config}"
+
+    # ---- on disk
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write all but the base; layout and errors: `embedder_files`. `load_embedder` reads it."""
+        description = Description(
+            self.config,
+            self.base,
+            **base_facts(self.backbone),
+            base_checksum=self.base_checksum,
+            adapter=bool(adapters.adapter_layers(self.backbone)),
+            folded=len(self.folded),
+            tower=self.tower_trained,
+        )
+        write_files(Path(folder), description, self.backbone, self.summary_token, self.folded)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, base: str | Path | None = None, **options: Any) -> "UniversalEmbedder":
+        """`load_embedder`."""
+        return load_embedder(folder, base, **options)
 
     # ---- what is asked
 
@@ -194,36 +198,15 @@ class UniversalEmbedder(nn.Module):
 
     def _write(self, request: Request, mode: Mode | None = None) -> WrittenPrompt:
         mode = mode or self.config.mode
-        written = self._writer.write(request, mode)
+        written = self._writer.write(request, self.config, mode)
         if mode == "one_word" and self.config.slot == "summary_token":
             tokens = PromptTokens((*written.tokens.ids, self.summary_id), written.tokens.num_images)
             return WrittenPrompt(tokens, written.text_was_cut)
         return written
 
     def pictures(self, requests: Sequence[Request]) -> Pictures:
-        """Run the tower on the requests' pictures; with gradient if it is trained and grad mode is on.
-
-        Raises:
-            BadImage: a picture's file cannot be read.
-        """
-        found: list[Tensor] = []
-        of = []
-        for request in requests:
-            start = len(found)
-            found += [self._read(one) if isinstance(one, Path) else one for one in request.pictures()]
-            of.append(tuple(range(start, len(found))))
-        backbone = self.backbone
-        if not found:
-            merge = backbone.preprocessing.merge_size
-            return Pictures(VisionTokens.none(backbone.hidden_size, merge, backbone.device), tuple(of))
-        images = torch.stack(found) if len({picture.shape for picture in found}) == 1 else found
-        trained = any(parameter.requires_grad for parameter in backbone.tower_parameters())
-        with nullcontext() if trained else torch.no_grad():
-            return Pictures(backbone.vision(backbone.pixels(images)), tuple(of))
-
-    def _read(self, file: Path) -> Tensor:
-        side = (self.config.image_size, self.config.image_size)
-        return torch.from_numpy(np.array(decode_image(file).resize(side, Image.Resampling.BICUBIC)))
+        """Run the tower on the requests' pictures; see `embedding_pictures.run_tower`."""
+        return run_tower(self.backbone, requests, self.config.image_size)
 
     # ---- with gradient
 
@@ -332,8 +315,8 @@ class UniversalEmbedder(nn.Module):
         with self._evaluating():
             for start in range(0, len(missing), batch_size):
                 chosen = missing[start : start + batch_size]
-                found = self._encode_batch([requests[i] for i in chosen], [written[i].tokens for i in chosen])
-                done.update(zip(chosen, found, strict=True))
+                batch = self._encode_batch([requests[i] for i in chosen], [written[i].tokens for i in chosen])
+                done.update(zip(chosen, batch, strict=True))
         if self.cache is not None:
             for i in missing:
                 self.cache.put(keys[i], done[i])
@@ -355,13 +338,7 @@ class UniversalEmbedder(nn.Module):
         return [CachedEmbedding(one.embedding, one.text, one.forced) for (one,) in groups]
 
     def _length(self, request: Request, prompt: PromptTokens) -> int:
-        """Tokens that the language model will see, more or less."""
-        unit = self.backbone.preprocessing.patch_size * self.backbone.preprocessing.merge_size
-        side = self.config.image_size
-        pixels = sum(
-            side * side if isinstance(one, Path) else one.shape[0] * one.shape[1] for one in request.pictures()
-        )
-        return len(prompt.ids) + pixels // unit**2
+        return len(prompt.ids) + count_tokens(self.backbone, request, self.config.image_size)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -371,3 +348,53 @@ class UniversalEmbedder(nn.Module):
             yield
         finally:
             self.train(training)
+
+
+def load_embedder(
+    path: str | Path,
+    base: str | Path | None = None,
+    *,
+    config: EmbedderConfig | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    attention: str = "sdpa",
+    cache: EmbeddingCache | None = None,
+) -> UniversalEmbedder:
+    """Load a universal embedder, in evaluation mode.
+
+    path: "bundled", or a folder or hub name of: what `save_pretrained` wrote; a peft LoRA adapter; or a whole
+    vision-language model, such as a base that was never trained to embed, or a merged one.
+    base: the model that an adapter belongs to; default: the one that its files name.
+    config: default the saved one, else `EmbedderConfig()`; somebody else's model wants the words it was trained with.
+    Other arguments as for `load_backbone` and `UniversalEmbedder`.
+
+    Raises:
+        ValueError: nothing of these is there, or the adapter was made for another base.
+    """
+    folder = bundled_path() if str(path) == BUNDLED else fetch(path, SMALL_FILES)
+    description = read_description(folder)
+    is_adapter = description is None and (folder / adapters.CONFIG_FILE).is_file()
+    if description is not None:
+        named: str | Path = base or description.base
+        config = config or description.config
+    elif is_adapter:
+        named = base or read_json(folder, adapters.CONFIG_FILE).get("base_model_name_or_path") or ""
+    elif base is not None:
+        raise ValueError(f"{path} holds no adapter ({adapters.CONFIG_FILE} is missing), so base={base} has no use")
+    else:
+        named = path
+    if not str(named):
+        raise ValueError(f"{path} does not say which model it belongs to: give it as base")
+    is_bundled = str(named) == BUNDLED
+    source = bundled_path() if is_bundled else named
+    backbone = load_backbone(source, dtype=dtype, device=device, attention=attention)
+    recorded = str(Path(named).resolve()) if not is_bundled and Path(named).is_dir() else str(named)
+    embedder = UniversalEmbedder(backbone, config, base=recorded, cache=cache)
+    if description is not None:
+        check_base(description, backbone, embedder.base_checksum, str(path))
+        embedder.folded = read_files(folder, description, backbone, embedder.summary_token)
+        embedder.tower_trained = description.tower
+    elif is_adapter:
+        fetch(path, (adapters.WEIGHTS_FILE,), revision=folder.name)
+        adapters.insert_adapter(backbone, adapters.read_adapter(folder), str(path))
+    return embedder.eval()

@@ -81,6 +81,15 @@ class Preprocessing:
             "temporal_patch_size": self.temporal_patch_size,
         }
 
+    def check_size(self, image_size: int) -> None:
+        """Hold that pictures of image_size x image_size pixels can be cut into patches."""
+        unit = self.patch_size * self.merge_size
+        if image_size <= 0 or image_size % unit:
+            raise ValueError(
+                f"image_size {image_size} is not a multiple of {unit}: take e.g. "
+                f"{max(1, round(image_size / unit)) * unit}"
+            )
+
     def __call__(self, images: Tensor | Sequence[Tensor]) -> PixelBatch:
         """Normalise and cut pictures into patches, in tensor code.
 
