@@ -200,7 +200,7 @@ def hold_out(
     relevance = {query.id: task.relevance[query.id] for query in asked}
     places = CandidatePlaces(task)
     named = [one for grades in relevance.values() for one in grades] + [one for q in asked for one in q.negatives]
-    pool = {place for one in named if (place := places.get(one)) is not None}
+    pool = {found for one in named if (found := places.get(one)) is not None}
     for place in random.permutation(len(task.candidates)):
         if len(pool) >= num_candidates:
             break
