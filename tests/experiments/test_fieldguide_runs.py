@@ -9,9 +9,10 @@ import pytest
 
 from fieldmark.data.fieldguide.world import FieldguideConfig
 from fieldmark.experiments.demo import DEMO_METHODS, DemoConfig, run_demo, summarise
-from fieldmark.experiments.evidence import EvidenceConfig, collect, evidence_jobs, run_evidence
+from fieldmark.experiments.evidence import EvidenceConfig, collect, evidence_runs, run_evidence
 from fieldmark.experiments.evidence_table import paired_difference, write_table
 from fieldmark.experiments.fieldguide import METHODS, Job, load_recipe, make_world, method_config
+from fieldmark.experiments.reproduce.plan import ReproduceConfig, plan_runs
 from fieldmark.training.config import MetricConfig, SagaConfig
 
 
@@ -106,23 +107,54 @@ def test_table_marks_what_is_missing_and_holds_means(tmp_path):
     assert "SAGA: + GRPO + KL, ρ = 1: 45" in figure.getroot().find("{*}title").text
 
 
-def test_evidence_runs_are_listed_most_telling_first_and_collected_when_finished(tmp_path):
-    config = EvidenceConfig(out=str(tmp_path), docs=str(tmp_path / "d"), seeds=(1, 2))
-    jobs = evidence_jobs(config)
-    assert [j.method for _, j in jobs[:2]] == ["saga", "saga"] and jobs[-1][0] == config.habitats[-1]
-    assert len({j.run for _, j in jobs}) == len(jobs)
-    assert collect(config) == []
-    done = jobs[3][1]
-    done.run.mkdir(parents=True)
-    test = {k: v for k, v in row("x", 0, 0.5).items() if k in ("recall_at_1", "recall_at_2", "map_at_r", "nmi")}
-    (done.run / "results.json").write_text(
+def say_finished(run, recall):
+    run.folder.mkdir(parents=True)
+    test = {k: v for k, v in row("x", 0, recall).items() if k in ("recall_at_1", "recall_at_2", "map_at_r", "nmi")}
+    (run.folder / "results.json").write_text(
         json.dumps({"test": test, "validation": {"recall_at_1": 0.9, "best_step": 1}, "seconds": 2.0, "threads": 1})
     )
+
+
+def test_evidence_runs_are_listed_most_telling_first_and_collected_when_finished(tmp_path):
+    config = EvidenceConfig(out=str(tmp_path), docs=str(tmp_path / "d"), seeds=(1, 2))
+    runs = evidence_runs(config)
+    assert [r.method for r in runs[:2]] == ["saga", "saga"] and runs[-1].habitat == config.habitats[-1]
+    assert len({r.run.folder for r in runs}) == len(runs)
+    assert collect(config) == []
+    done = runs[3]
+    say_finished(done.run, 0.5)
     assert [(r["method"], r["seed"]) for r in collect(config)] == [(done.method, done.seed)]
     with pytest.raises(ValueError, match="unknown method 'magic'"):
         EvidenceConfig(methods=("magic",))
     with pytest.raises(ValueError, match="processes must be at least 1"):
         EvidenceConfig(processes=0)
+
+
+def test_evidence_and_published_tables_share_runs(tmp_path):
+    ours = {
+        (r.method, r.seed): r.run.folder for r in evidence_runs(EvidenceConfig(out=str(tmp_path), seeds=(1, 2)))[:18]
+    }
+    table = plan_runs(ReproduceConfig(table="components", out=str(tmp_path), seeds=(1, 2)))
+    theirs = {(p.row.key, p.seed): p.run.folder for p in table}
+    for method, row_key in (("saga", "saga"), ("metric_mean", "potential_field"), ("kl", "kl"), ("grpo", "grpo")):
+        assert [ours[method, seed] for seed in (1, 2)] == [theirs[row_key, seed] for seed in (1, 2)]
+
+
+def test_rows_of_the_stored_table_are_kept_until_the_run_is_made_again_or_differs(tmp_path):
+    config = EvidenceConfig(out=str(tmp_path / "a"), docs=str(tmp_path / "d"), seeds=(1,), habitats=(0.8,))
+    runs = evidence_runs(config)
+    for one in runs[:2]:
+        say_finished(one.run, 0.5)
+    rows = run_evidence(replace(config, limit=0))
+    assert [r["recall_at_1"] for r in rows] == [0.5, 0.5]
+    elsewhere = replace(config, out=str(tmp_path / "b"), limit=0)
+    assert run_evidence(elsewhere) == rows
+    say_finished(evidence_runs(elsewhere)[0].run, 0.7)
+    assert [r["recall_at_1"] for r in run_evidence(elsewhere)] == [0.7, 0.5]
+    stored = json.loads((tmp_path / "d" / "fieldguide.json").read_text())
+    stored["rows"][1]["run"] = "saga-of-another-recipe"
+    (tmp_path / "d" / "fieldguide.json").write_text(json.dumps(stored))
+    assert [r["recall_at_1"] for r in run_evidence(elsewhere)] == [0.7]
 
 
 @pytest.mark.slow

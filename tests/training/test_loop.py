@@ -1,6 +1,7 @@
 """What every run does around its steps, on one number that is trained."""
 
 import json
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -41,6 +42,7 @@ class One(Loop):
             shown=(),
             resume=resume,
             overwrite=overwrite,
+            began=time.perf_counter(),
         )
 
     def step(self) -> dict[str, float]:
@@ -93,7 +95,7 @@ def test_resumed_is_as_unbroken(config, tmp_path):
     broken = replace(config, run=str(tmp_path / "broken"))
     work(One(broken), until=5)
     resumed = One(broken, resume=True)
-    assert resumed.progress.step == 3
+    assert resumed.progress.step == 3 and resumed.seconds > resumed.progress.seconds > 0
     assert torch.equal(work(resumed).number, whole.number)
     plain = [[{**line, "seconds": 0} for line in read_log(run.run.log)] for run in (whole, resumed)]
     assert plain[0] == plain[1]

@@ -3,22 +3,22 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fieldmark.data.fieldguide.world import FieldguideConfig
-from fieldmark.experiments.evidence_table import write_table
-from fieldmark.experiments.fieldguide import METHODS, Job, load_recipe, make_world, run_job
-from fieldmark.experiments.runs import in_processes
+from fieldmark.experiments.evidence_table import stored_rows, write_table
+from fieldmark.experiments.fieldguide import METHODS, Job, load_recipe, make_world, method_run
+from fieldmark.experiments.run_names import placed, world_folder
+from fieldmark.experiments.runs import Run, execute, in_processes
 
 
 @dataclass(frozen=True)
 class EvidenceConfig:
     """Which runs."""
 
-    out: str = "runs/evidence"
-    """Runs and worlds; finished runs are not repeated."""
+    out: str = "runs/reproduce"
+    """Runs and worlds, shared with `fieldmark reproduce`; finished runs are not repeated."""
     docs: str = "docs/evidence"
     """Where the table goes."""
     seeds: tuple[int, ...] = (101, 102, 103)
@@ -53,21 +53,34 @@ class EvidenceConfig:
             raise ValueError(f"processes must be at least 1, got {self.processes}")
 
 
+@dataclass(frozen=True)
+class EvidenceRun:
+    """One run of the grid."""
+
+    habitat: float
+    method: str
+    seed: int
+    run: Run
+    world: FieldguideConfig
+    """What must be drawn at ``run.config.data.path`` first."""
+
+
 def evidence_world(habitat: float, seed: int) -> FieldguideConfig:
     """The worlds of demo and evidence: 60 training and 100 test species, 24 pictures each."""
     return FieldguideConfig(species=160, per=24, nuisance=0.35, habitat=habitat, seed=seed, train_share=60 / 160)
 
 
-def evidence_jobs(config: EvidenceConfig) -> list[tuple[float, Job]]:
-    """(ρ, job) of every run, most telling first."""
-    out = Path(config.out)
-    jobs = []
+def evidence_runs(config: EvidenceConfig) -> list[EvidenceRun]:
+    """Every run, most telling first."""
+    folder, recipe = Path(config.out) / "fieldguide", load_recipe()
+    runs = []
     for habitat, methods in listed_methods(config).items():
         for method in methods:
             for seed in config.seeds:
-                place = out / f"habitat-{habitat:g}" / f"seed-{seed}"
-                jobs.append((habitat, Job(method, place / "world", place / method, seed)))  # type: ignore[arg-type]
-    return jobs
+                world = evidence_world(habitat, seed)
+                job = Job(method, world_folder(folder, world), folder, seed)  # type: ignore[arg-type]
+                runs.append(EvidenceRun(habitat, method, seed, placed(method_run(job, recipe), folder, world), world))
+    return runs
 
 
 def listed_methods(config: EvidenceConfig) -> dict[float, tuple[str, ...]]:
@@ -76,22 +89,22 @@ def listed_methods(config: EvidenceConfig) -> dict[float, tuple[str, ...]]:
 
 
 def run_evidence(config: EvidenceConfig) -> list[dict[str, Any]]:
-    """Run what is missing and write the table after every run; returns the rows of all finished runs.
+    """Run what is missing and write the table after every run; returns its rows.
 
     A run that fails ends the whole; those beside it are finished first and kept.
     """
-    missing = [(h, job) for h, job in evidence_jobs(config) if not _finished(job)][: config.limit]
+    missing = [r for r in evidence_runs(config) if not r.run.finished][: config.limit]
     done = 0
     for habitat in config.habitats:
-        jobs = [job for h, job in missing if h == habitat]
-        for world, seed in {job.world: job.seed for job in jobs}.items():
-            print(f"world: habitat {habitat:g}, seed {seed}", flush=True)
-            make_world(evidence_world(habitat, seed), world)
-        for job, outcome in in_processes(jobs, partial(run_job, recipe=load_recipe()), config.processes):
-            test, done = outcome["test"], done + 1
+        here = {r.run.folder: r for r in missing if r.habitat == habitat}
+        for path, world in {r.run.config.data.path: r.world for r in here.values()}.items():
+            print(f"world: habitat {habitat:g}, seed {world.seed}", flush=True)
+            make_world(world, Path(path))
+        for run, outcome in in_processes([r.run for r in here.values()], execute, config.processes):
+            one, done = here[run.folder], done + 1
             print(
-                f"\n[{done}/{len(missing)}] habitat {habitat:g}, seed {job.seed}, {job.method}: "
-                f"R@1 {100 * test['recall_at_1']:.1f} %",
+                f"\n[{done}/{len(missing)}] habitat {habitat:g}, seed {one.seed}, {one.method}: "
+                f"R@1 {100 * outcome['test']['recall_at_1']:.1f} %",
                 flush=True,
             )
             _write(config)
@@ -100,16 +113,23 @@ def run_evidence(config: EvidenceConfig) -> list[dict[str, Any]]:
 
 
 def collect(config: EvidenceConfig) -> list[dict[str, Any]]:
-    """One row per finished run: habitat, seed, method and test figures."""
+    """One row per run of the grid: habitat, seed, method, the run's name and its test figures.
+
+    A run that is not finished here keeps the row that the table in ``docs`` has of it, if that was the same run:
+    finished elsewhere, with this recipe, this bundled model and this world.
+    """
+    kept = {(r["habitat"], r["seed"], r["method"], r.get("run")): r for r in stored_rows(Path(config.docs))}
     rows = []
-    for habitat, job in evidence_jobs(config):
-        if _finished(job):
-            stored = json.loads((job.run / "results.json").read_text())
+    for one in evidence_runs(config):
+        name = one.run.folder.parent.name
+        if one.run.finished:
+            stored = json.loads((one.run.folder / "results.json").read_text())
             rows.append(
                 {
-                    "habitat": habitat,
-                    "seed": job.seed,
-                    "method": job.method,
+                    "habitat": one.habitat,
+                    "seed": one.seed,
+                    "method": one.method,
+                    "run": name,
                     **stored["test"],
                     "seconds": stored["seconds"],
                     "threads": stored["threads"],
@@ -117,11 +137,9 @@ def collect(config: EvidenceConfig) -> list[dict[str, Any]]:
                     "best_step": stored["validation"]["best_step"],
                 }
             )
+        elif (row := kept.get((one.habitat, one.seed, one.method, name))) is not None:
+            rows.append(dict(row))
     return rows
-
-
-def _finished(job: Job) -> bool:
-    return (job.run / "results.json").is_file()
 
 
 def _write(config: EvidenceConfig) -> None:

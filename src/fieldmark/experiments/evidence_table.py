@@ -77,6 +77,12 @@ def write_table(
     write_text(folder / "fieldguide.json", json.dumps({"config": config, "rows": list(rows)}, indent=1) + "\n")
 
 
+def stored_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of ``folder``/fieldguide.json; none if there is no such file."""
+    path = folder / "fieldguide.json"
+    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+
+
 def paired_difference(
     rows: Iterable[Mapping[str, Any]], row: Mapping[str, Any], others: Sequence[str] = BASELINES
 ) -> float | None:

@@ -76,5 +76,5 @@ def method_config(job: Job, recipe: SagaConfig) -> SagaConfig | MetricConfig:
 
 
 def run_job(job: Job, recipe: SagaConfig) -> dict[str, Any]:
-    """Run (or resume, or read, if finished) one job; returns its results.json with the method and seconds."""
-    return execute(method_run(job, recipe), method=job.method)
+    """Run (or resume, or read, if finished) one job; returns its results.json."""
+    return execute(method_run(job, recipe))

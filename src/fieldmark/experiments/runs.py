@@ -2,8 +2,10 @@
 
 import json
 import multiprocessing
+import os
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,13 +18,17 @@ from fieldmark.evaluation.zero_shot import evaluate_encoder
 from fieldmark.models.pooler import build_pooler
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
 from fieldmark.training.config import MetricConfig, SagaConfig
+from fieldmark.training.loop import MAY_DIFFER, how_measured
 from fieldmark.training.metric import train_metric
-from fieldmark.training.run_folder import prepare_run, write_text
+from fieldmark.training.run_folder import differing_fields, prepare_run, read_config, to_plain
 from fieldmark.training.saga import train_saga
 from fieldmark.training.session import load_split, load_supervisor
 
 Training = Literal["untrained", "metric", "saga"]
 TRAININGS: tuple[str, ...] = get_args(Training)
+
+# Change nothing in what a run measures.
+_WHERE_AND_HOW = (*MAY_DIFFER, "data.path", "model.supervisor")
 
 _Task = TypeVar("_Task")
 _Outcome = TypeVar("_Outcome")
@@ -75,31 +81,20 @@ def load_saga_config(path: Path) -> SagaConfig:
     return SagaConfig(**{f.name: parsed[f.name] for f in fields(SagaConfig)})
 
 
-def execute(run: Run, **also: Any) -> dict[str, Any]:
+def execute(run: Run) -> dict[str, Any]:
     """Do a run (or go on with it, or read it, if finished); returns its results.json.
 
-    Args:
-        also: kept in results.json beside the figures, such as the method's name.
+    Raises:
+        ValueError: if the folder's run was made with another configuration. Fields that this version added do not
+            count: a run made before has their defaults.
     """
-    results = run.folder / "results.json"
-    if results.is_file():
-        return json.loads(results.read_text())  # type: ignore[no-any-return]
-    began = time.perf_counter()
+    if run.finished:
+        _require_made_so(run)
+        return json.loads((run.folder / "results.json").read_text())  # type: ignore[no-any-return]
     config = run.resolved
     if isinstance(config, SagaConfig):
-        outcome = train_saga(config, resume=True)
-    elif run.training == "metric":
-        outcome = train_metric(config, resume=True)
-    else:
-        outcome = _untrained(config)
-    outcome |= {
-        **also,
-        "seed": config.seed,
-        "seconds": time.perf_counter() - began,
-        "threads": torch.get_num_threads(),
-    }
-    write_text(results, json.dumps(outcome, indent=2) + "\n")
-    return outcome
+        return train_saga(config, resume=True)
+    return train_metric(config, resume=True) if run.training == "metric" else _untrained(config)
 
 
 def in_processes(
@@ -107,13 +102,14 @@ def in_processes(
 ) -> Iterator[tuple[_Task, _Outcome]]:
     """Do tasks in so many processes, each with its share of the threads; yields each as it is done.
 
-    A task that fails ends the whole; those beside it are finished first. ``tasks`` and ``work`` travel to the
-    processes: ``work`` is a function of a module, perhaps a partial one.
+    A task that fails ends the whole; those beside it are finished first. The processes end with the one that started
+    them, however that ends. ``tasks`` and ``work`` travel to them: ``work`` is a function of a module, perhaps a
+    partial one.
     """
     threads = max(1, torch.get_num_threads() // processes)
     # Spawned, since a forked child of a process that has used torch's threads may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, torch.set_num_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(processes, context, _prepare_worker, (threads,)) as pool:
         futures = {pool.submit(work, task): task for task in tasks}
         try:
             for future in as_completed(futures):
@@ -122,8 +118,40 @@ def in_processes(
             pool.shutdown(cancel_futures=True)
 
 
+def _prepare_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        # Not sys.exit, which would end this thread only. A run can be killed anywhere: it resumes.
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _require_made_so(run: Run) -> None:
+    stored, asked = read_config(run.folder), to_plain(run.resolved)
+    differing = differing_fields(_shared(stored, asked), _shared(asked, stored), _WHERE_AND_HOW)
+    if differing:
+        raise ValueError(
+            f"{run.folder} holds a finished run that was made with another {', '.join(differing)}: delete it, "
+            "or choose another folder"
+        )
+
+
+def _shared(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of ``one`` whose keys ``other`` has too."""
+    nested = {k: (one[k], other[k]) for k in one if k in other}
+    return {
+        k: _shared(a, b) if isinstance(a, Mapping) and isinstance(b, Mapping) else a for k, (a, b) in nested.items()
+    }
+
+
 def _untrained(config: MetricConfig) -> dict[str, Any]:
     """The supervisor's tower as it is: evaluated, saved, not trained."""
+    began = time.perf_counter()
     folder = prepare_run(config.run, config, resume=True)
     backbone = load_supervisor(config.model)
     encoder = RetrievalEncoder(backbone.tower, build_pooler("mean", backbone.hidden_size, None), config.data.image_size)
@@ -131,9 +159,12 @@ def _untrained(config: MetricConfig) -> dict[str, Any]:
     test = evaluate_encoder(encoder, split.test)
     encoder.save_pretrained(folder.encoder)
     validation = evaluate_encoder(encoder, split.validation, nmi_seeds=())
-    return {
+    results = {
         "test": test.as_json(),
         "validation": {"recall_at_1": validation.recall_at_k[1], "best_step": 0},
         "steps": 0,
         "pictures_seen": 0,
+        **how_measured(config.seed, time.perf_counter() - began),
     }
+    folder.write_json("results.json", results)
+    return results

@@ -8,6 +8,7 @@ query keeps negatives of every length and task.
 """
 
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,7 +33,7 @@ from fieldmark.training.contrastive_loss import BatchIds, contrastive_loss
 from fieldmark.training.distribution import gather_rows, process_group, require_same, sum_gradients, world
 from fieldmark.training.embedder_model import load_for_training
 from fieldmark.training.grad_cache import backward_in_chunks
-from fieldmark.training.loop import Loop
+from fieldmark.training.loop import Loop, how_measured
 from fieldmark.training.optimiser import build_adapter_optimiser
 from fieldmark.training.retrieval_data import load_training_task
 
@@ -58,6 +59,7 @@ class Contrastive(Loop):
     def __init__(self, config: ContrastiveConfig, *, resume: bool = False, overwrite: bool = False) -> None:
         if not config.run:
             raise ValueError("no run folder given: set --run FOLDER")
+        began = time.perf_counter()
         here = world()
         if config.batch_size < 2 * here.size:
             raise ValueError(
@@ -101,6 +103,7 @@ class Contrastive(Loop):
             shown=("loss", "accuracy", "val_recall_at_1", "val_recall_at_5"),
             resume=resume,
             overwrite=overwrite,
+            began=began,
         )
 
     def __exit__(self, *exception: object) -> None:
@@ -223,6 +226,7 @@ class Contrastive(Loop):
             "queries_seen": p.batches * self.config.batch_size,
             "training_queries": len(self.train.queries),
             "candidates": len(self.train.candidates),
+            **how_measured(self.config.seed, self.seconds),
         }
         if world().first:
             if s.select == "last":

@@ -1,6 +1,7 @@
 """What every run does around its steps: folder, log, optimiser step, validation, checkpoints, exact resume."""
 
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class Progress:
     batches: int = 0
     best_recall_at_1: float = -1.0
     best_step: int = 0
+    seconds: float = 0.0
+    """Wall time up to the checkpoint, over all starts."""
 
 
 class Loop(ABC):
@@ -46,6 +49,7 @@ class Loop(ABC):
         rate_of: the optimiser's group whose learning rate is logged.
         shown: figures that the progress shows.
         resume, overwrite: as `prepare_run`.
+        began: `time.perf_counter` as this start began, loading included.
 
     Raises:
         ValueError: no folder is given, or `prepare_run` or `load_checkpoint` refuses.
@@ -66,7 +70,9 @@ class Loop(ABC):
         shown: tuple[str, ...],
         resume: bool,
         overwrite: bool,
+        began: float,
     ) -> None:
+        self._began = began
         self.total_steps = total_steps
         self.optimiser, self.scheduler = optimiser, scheduler
         self._schedule, self._clip_norm, self._rate_of = schedule, clip_norm, rate_of
@@ -129,9 +135,15 @@ class Loop(ABC):
                     self.save(self.run.encoder)
         self.log.write(p.step, figures)
         if p.step % s.checkpoint_every == 0 and not last and world().first:
+            extra = {**vars(p), "seconds": self.seconds}
             save_checkpoint(
-                self.run.checkpoints, p.step, self._modules, self.optimiser, self.scheduler, self._generators, vars(p)
+                self.run.checkpoints, p.step, self._modules, self.optimiser, self.scheduler, self._generators, extra
             )
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of this start, and of earlier ones up to the checkpoint that it went on from."""
+        return self.progress.seconds + time.perf_counter() - self._began
 
     @abstractmethod
     def validate(self) -> dict[str, float]:
@@ -140,6 +152,11 @@ class Loop(ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the model as users load it."""
+
+
+def how_measured(seed: int, seconds: float) -> dict[str, Any]:
+    """What results.json says of every run besides its figures."""
+    return {"seed": seed, "seconds": seconds, "threads": torch.get_num_threads()}
 
 
 def _open_run(config: Any, resume: bool, overwrite: bool) -> RunFolder:

@@ -160,6 +160,21 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     return stored
 
 
+def differing_fields(stored: Any, asked: Any, may_differ: Collection[str] = ()) -> list[str]:
+    """Dotted names of the leaves in which two plain configurations differ, sorted; one that is absent differs.
+
+    Args:
+        may_differ: names that are left out, each with everything below it.
+    """
+    before, now = _flat(stored), _flat(asked)
+    return [
+        name
+        for name in sorted({*before, *now})
+        if before.get(name, _ABSENT) != now.get(name, _ABSENT)
+        and not any(name == free or name.startswith(f"{free}.") for free in may_differ)
+    ]
+
+
 def to_plain(value: Any) -> Any:
     """`value` as nothing but dicts, lists, strings, numbers, booleans and None, as YAML and JSON keep them.
 
@@ -214,12 +229,7 @@ def _require_writable(folder: Path) -> None:
 
 def _require_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any], may_differ: Collection[str]) -> None:
     before, now = _flat(stored), _flat(asked)
-    differing = [
-        name
-        for name in sorted({*before, *now})
-        if before.get(name, _ABSENT) != now.get(name, _ABSENT)
-        and not any(name == free or name.startswith(f"{free}.") for free in may_differ)
-    ]
+    differing = differing_fields(stored, asked, may_differ)
     if differing:
         lines = [
             f"  {name}: {before.get(name, _ABSENT)} there, {now.get(name, _ABSENT)} now" for name in differing[:12]

@@ -1,5 +1,6 @@
 """What the metric and the SAGA run share: pictures, encoder, optimiser, validation, checkpoints, the end of a run."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from fieldmark.models.pooler import build_pooler
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
 from fieldmark.training.checkpoint import Restorable
 from fieldmark.training.config import DataConfig, MetricConfig, ModelConfig, SagaConfig
-from fieldmark.training.loop import Loop
+from fieldmark.training.loop import Loop, how_measured
 from fieldmark.training.mining import VerdictMemory
 from fieldmark.training.optimiser import build_optimiser
 
@@ -63,6 +64,7 @@ class Session(Loop):
     def __init__(self, config: MetricConfig | SagaConfig, *, resume: bool = False, overwrite: bool = False) -> None:
         if not config.run:
             raise ValueError("no run folder given: set --run FOLDER")
+        began = time.perf_counter()
         self.config = config
         self.split = load_split(config.data)
         self.backbone = load_supervisor(config.model)
@@ -111,6 +113,7 @@ class Session(Loop):
             shown=("loss", "reward", "mixed", "unparseable", "tokens", "val_recall_at_1"),
             resume=resume,
             overwrite=overwrite,
+            began=began,
         )
 
     def _trained(self) -> dict[str, Restorable]:
@@ -157,6 +160,7 @@ class Session(Loop):
             "data": self.split.as_json(),
             "steps": self.progress.step,
             "pictures_seen": self.progress.batches * self.config.data.batch_size,
+            **how_measured(self.config.seed, self.seconds),
         }
         self.run.write_json("results.json", results)
         return results

@@ -1,10 +1,7 @@
 """Which runs a table asks for: rows × seeds, each with its whole configuration and a folder named after it."""
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fieldmark.data.fieldguide.world import FieldguideConfig
 from fieldmark.experiments.evidence import evidence_world
@@ -19,12 +16,9 @@ from fieldmark.experiments.reproduce.tables import (
     row_config,
     table_names,
 )
+from fieldmark.experiments.run_names import placed, world_folder
 from fieldmark.experiments.runs import Run, load_saga_config
-from fieldmark.models.bundled import bundled_path
 from fieldmark.training.config import SagaConfig
-from fieldmark.training.run_folder import to_plain
-
-_LARGE = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -104,7 +98,6 @@ def plan_runs(config: ReproduceConfig) -> list[PlannedRun]:
     """Every run of the table, most telling first. Rows that ask for the same run share its folder."""
     table: Table = load_table(config.table)
     recipe = base_recipe(config)
-    fingerprint = _fingerprint(recipe.model.supervisor)
     planned = []
     for row in table.run_order(config.benchmark):
         for seed in config.seeds:
@@ -112,12 +105,10 @@ def plan_runs(config: ReproduceConfig) -> list[PlannedRun]:
             path = Path(config.root) if config.root is not None else Path("ROOT")
             if config.benchmark == FIELDGUIDE:
                 world = evidence_world(config.habitat, seed)
-                path = config.folder / "worlds" / f"habitat-{config.habitat:g}-seed-{seed}"
+                path = world_folder(config.folder, world)
             changed = row_config(row, recipe, config.benchmark)
             changed = replace(changed, seed=seed, data=replace(changed.data, path=str(path)))
-            name = _name(Run(row.trains, changed), fingerprint, world)
-            run = Run(row.trains, replace(changed, run=str(config.folder / "runs" / name / f"seed-{seed}")))
-            planned.append(PlannedRun(row, seed, run, world))
+            planned.append(PlannedRun(row, seed, placed(Run(row.trains, changed), config.folder, world), world))
     return planned
 
 
@@ -132,34 +123,3 @@ def base_recipe(config: ReproduceConfig) -> SagaConfig:
     if config.supervisor is None:
         return recipe
     return replace(recipe, model=replace(recipe.model, supervisor=config.supervisor))
-
-
-def _name(run: Run, fingerprint: str, world: FieldguideConfig | None) -> str:
-    """Same name, same run but for its seed; another recipe, supervisor or world gives another name."""
-    plain: dict[str, Any] = to_plain(run.resolved)
-    for free in ("run", "seed", "tensorboard"):
-        plain.pop(free)
-    plain["data"].pop("workers")
-    if "schedule" in plain:
-        plain["schedule"].pop("checkpoint_every")
-    if world is not None:
-        plain["data"]["path"] = {key: value for key, value in asdict(world).items() if key != "seed"}
-    else:
-        plain["data"]["path"] = str(Path(plain["data"]["path"]).resolve())
-    plain["model"]["supervisor"] = fingerprint
-    text = json.dumps([run.training, plain], sort_keys=True)
-    return f"{run.training}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-
-
-def _fingerprint(supervisor: str) -> str:
-    """Tells checkpoints apart: configuration, names and sizes of the weights, and small weights themselves."""
-    folder = bundled_path() if supervisor == "bundled" else Path(supervisor)
-    if not folder.is_dir():
-        return supervisor  # a hub id
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")]):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        if size <= _LARGE:
-            digest.update(path.read_bytes())
-    return digest.hexdigest()

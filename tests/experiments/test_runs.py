@@ -1,0 +1,102 @@
+"""Runs and their names; processes that do them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fieldmark.data.fieldguide.world import FieldguideConfig
+from fieldmark.experiments.run_names import placed, run_name
+from fieldmark.experiments.runs import Run, execute
+from fieldmark.training.config import DataConfig, MetricConfig, ModelConfig, SagaConfig
+from fieldmark.training.run_folder import to_plain
+
+
+def run_of(training: str = "saga", **changes) -> Run:
+    return Run(
+        training, SagaConfig(run="r", data=DataConfig(path="w"), model=ModelConfig(supervisor="bundled"), **changes)
+    )
+
+
+def test_fields_at_their_defaults_are_no_part_of_the_name(monkeypatch) -> None:
+    name = run_name(run_of())
+    before = to_plain
+
+    def newer(value):
+        """What a later version with one more field would store, at its default."""
+        plain = before(value)
+        return {**plain, "data": {**plain["data"], "added_later": 3}} if isinstance(value, SagaConfig) else plain
+
+    monkeypatch.setattr("fieldmark.experiments.run_names.to_plain", newer)
+    assert run_name(run_of()) == name
+    assert run_name(run_of(alignment_layer=2)) != name
+
+
+def test_the_world_belongs_to_the_name_and_its_seed_does_not() -> None:
+    world = FieldguideConfig(habitat=0.8, seed=1)
+    names = [run_name(run_of(), w) for w in (world, replace(world, seed=2), replace(world, habitat=0.0), None)]
+    assert names[0] == names[1] and len(set(names)) == 3
+
+
+def test_what_a_metric_run_ignores_is_no_part_of_its_name() -> None:
+    one, other = run_of("metric"), run_of("metric", alignment_layer=2)
+    assert run_name(one) == run_name(other) != run_name(run_of("saga"))
+
+
+def test_a_finished_run_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    run = placed(run_of("metric"), tmp_path)
+    run.folder.mkdir(parents=True)
+    (run.folder / "results.json").write_text('{"test": 1}')
+    stored = to_plain(run.resolved)
+    assert isinstance(run.resolved, MetricConfig)
+    del stored["metric"]["proxy_lr_factor"]  # made before this field was added
+    stored["data"] |= {"workers": 7, "path": "elsewhere"}
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(stored))
+    assert execute(run) == {"test": 1}
+    stored["data"]["batch_size"] = 12
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(stored))
+    with pytest.raises(ValueError, match=r"another data\.batch_size: delete it"):
+        execute(run)
+
+
+@pytest.mark.fault
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "from pathlib import Path\n"
+        "from tests.experiments.test_runs import say_and_sleep\n"
+        "from fieldmark.experiments.runs import in_processes\n"
+        "if __name__ == '__main__':\n"
+        f"    list(in_processes([Path({str(tmp_path / 'pid')!r})], say_and_sleep, 1))\n"
+    )
+    paths = os.pathsep.join(["src", "."])
+    parent = subprocess.Popen([sys.executable, tmp_path / "program.py"], env={**os.environ, "PYTHONPATH": paths})
+    try:
+        until(lambda: (tmp_path / "pid").exists(), 60)
+        worker = int((tmp_path / "pid").read_text())
+        assert Path(f"/proc/{worker}").exists()
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        until(lambda: not Path(f"/proc/{worker}").exists(), 10)
+    finally:
+        parent.kill()
+
+
+def say_and_sleep(path: Path) -> None:
+    """What the worker of the test above does."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(str(os.getpid()))
+    temporary.rename(path)
+    time.sleep(600)
+
+
+def until(condition, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
