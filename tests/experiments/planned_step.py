@@ -21,9 +21,10 @@ from fieldmark.models.bundled import bundled_path
 from fieldmark.models.precision import DTYPES
 from fieldmark.models.vision_tokens import Preprocessing
 from fieldmark.training.config import SagaConfig
+from fieldmark.training.loop import Progress
 from fieldmark.training.optimiser import build_optimiser
 from fieldmark.training.saga import Saga
-from fieldmark.training.session import Progress, build_encoder
+from fieldmark.training.session import build_encoder
 
 CLASSES = 4
 REWARD = "tests_coin_reward"

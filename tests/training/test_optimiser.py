@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from fieldmark.training.optimiser import (
+    AdapterOptimiserConfig,
     NonFiniteLoss,
     OptimiserConfig,
+    build_adapter_optimiser,
     build_optimiser,
     check_losses,
     clip_gradients,
@@ -138,3 +140,29 @@ def test_a_loss_that_is_not_finite_is_named() -> None:
     with pytest.raises(NonFiniteLoss, match=r"step 7: policy is nan\. .*learning rate"):
         check_losses(7, metric=torch.tensor(1.0), policy=torch.tensor(math.nan))
     assert issubclass(NonFiniteLoss, FloatingPointError)
+
+
+def test_adapters_and_a_trained_tower_have_rates_of_their_own() -> None:
+    config = AdapterOptimiserConfig(lr=1e-3, tower_lr=1e-5, warmup_fraction=0.0)
+    adapter, tower, frozen = (nn.Parameter(torch.ones(2, 2)) for _ in range(3))
+    frozen.requires_grad_(False)
+    optimiser, scheduler = build_adapter_optimiser(config, [adapter, frozen], [tower], total_steps=4)
+    assert learning_rates(optimiser) == {"adapter": 1e-3, "tower": 1e-5}
+    assert [len(group["params"]) for group in optimiser.param_groups] == [1, 1]
+    assert all(group["weight_decay"] == 0 for group in optimiser.param_groups)
+    optimiser.step()
+    scheduler.step()
+    factor = learning_rate_factor(config, 1, 4)
+    assert learning_rates(optimiser)["adapter"] == pytest.approx(1e-3 * factor) and 0 < factor < 1
+    assert list(learning_rates(build_adapter_optimiser(config, [adapter], [], 4)[0])) == ["adapter"]
+
+
+def test_adapter_optimiser_refuses_what_cannot_be() -> None:
+    with pytest.raises(ValueError, match="tower_lr is -1"):
+        AdapterOptimiserConfig(tower_lr=-1)
+    with pytest.raises(ValueError, match="warmup_fraction"):
+        AdapterOptimiserConfig(warmup_fraction=1.0)
+    with pytest.raises(ValueError, match="add an adapter"):
+        build_adapter_optimiser(AdapterOptimiserConfig(), [nn.Parameter(torch.ones(1), requires_grad=False)], [], 4)
+    with pytest.raises(ValueError, match="total_steps is 0"):
+        build_adapter_optimiser(AdapterOptimiserConfig(), [nn.Parameter(torch.ones(1))], [], 0)

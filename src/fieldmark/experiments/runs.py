@@ -18,10 +18,11 @@ from fieldmark.evaluation.zero_shot import evaluate_encoder
 from fieldmark.models.pooler import build_pooler
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
 from fieldmark.training.config import MetricConfig, SagaConfig
+from fieldmark.training.loop import MAY_DIFFER, how_measured
 from fieldmark.training.metric import train_metric
 from fieldmark.training.run_folder import differing_fields, prepare_run, read_config, to_plain
 from fieldmark.training.saga import train_saga
-from fieldmark.training.session import MAY_DIFFER, how_measured, load_split, load_supervisor
+from fieldmark.training.session import load_split, load_supervisor
 
 Training = Literal["untrained", "metric", "saga"]
 TRAININGS: tuple[str, ...] = get_args(Training)

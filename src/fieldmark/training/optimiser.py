@@ -1,4 +1,4 @@
-"""AdamW in three groups (tower, pooler, metric loss), warm-up and cosine, clipping that stops at NaN."""
+"""AdamW (for tower, pooler and metric loss, or for adapters), warm-up and cosine, clipping that stops at NaN."""
 
 import math
 from collections.abc import Iterable
@@ -52,23 +52,58 @@ class OptimiserConfig:
     """What follows the warm-up: a half cosine that reaches 0 after the last step, or the peak held."""
 
     def __post_init__(self) -> None:
-        for name in ("tower_lr", "pooler_lr", "proxy_lr_factor", "weight_decay"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} is {value}; give a finite number of at least 0")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas is {self.betas}; give two numbers in [0, 1)")
-        if not self.eps > 0:
-            raise ValueError(f"eps is {self.eps}; give a number above 0")
-        if not 0 <= self.warmup_fraction < 1:
-            raise ValueError(f"warmup_fraction is {self.warmup_fraction}; give a part of the steps in [0, 1)")
-        if not self.clip_norm > 0:
-            raise ValueError(f"clip_norm is {self.clip_norm}; give a number above 0, or inf for no clipping")
-        if self.schedule not in ("cosine", "constant"):
-            raise ValueError(f"schedule is {self.schedule!r}; choose 'cosine' or 'constant'")
+        _check(self, "tower_lr", "pooler_lr", "proxy_lr_factor", "weight_decay")
 
 
-def learning_rate_factor(config: OptimiserConfig, step: int, total_steps: int) -> float:
+@dataclass(frozen=True)
+class AdapterOptimiserConfig:
+    """How adapters (LoRA) are updated.
+
+    The defaults are those of ELVA's second stage (arXiv 2606.20280, after LamRA).
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    lr: float = 1e-4
+    """Peak learning rate of the adapter."""
+    tower_lr: float = 2e-5
+    """Peak learning rate of the vision tower, where it is trained."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of all trained parameters."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of Adam's first and second moment."""
+    eps: float = 1e-8
+    """Added to the root of Adam's second moment."""
+    warmup_fraction: float = 0.03
+    """Part of all optimiser steps in which the learning rate rises linearly to its peak."""
+    clip_norm: float = 1.0
+    """Largest global norm of the gradient; `inf` switches clipping off."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What follows the warm-up: a half cosine that reaches 0 after the last step, or the peak held."""
+
+    def __post_init__(self) -> None:
+        _check(self, "lr", "tower_lr", "weight_decay")
+
+
+def _check(self: OptimiserConfig | AdapterOptimiserConfig, *at_least_zero: str) -> None:
+    for name in at_least_zero:
+        value = getattr(self, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} is {value}; give a finite number of at least 0")
+    if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+        raise ValueError(f"betas is {self.betas}; give two numbers in [0, 1)")
+    if not self.eps > 0:
+        raise ValueError(f"eps is {self.eps}; give a number above 0")
+    if not 0 <= self.warmup_fraction < 1:
+        raise ValueError(f"warmup_fraction is {self.warmup_fraction}; give a part of the steps in [0, 1)")
+    if not self.clip_norm > 0:
+        raise ValueError(f"clip_norm is {self.clip_norm}; give a number above 0, or inf for no clipping")
+    if self.schedule not in ("cosine", "constant"):
+        raise ValueError(f"schedule is {self.schedule!r}; choose 'cosine' or 'constant'")
+
+
+def learning_rate_factor(config: OptimiserConfig | AdapterOptimiserConfig, step: int, total_steps: int) -> float:
     """Multiple of the peak learning rate with which the optimiser step number `step` (from 0) is taken.
 
     With W = round(warmup_fraction · total_steps) warm-up steps: (step + 1) / W during the warm-up, so that
@@ -119,6 +154,31 @@ def build_optimiser(
     groups.append(_group("loss", loss, config.pooler_lr * config.proxy_lr_factor, 0.0))
     groups = [group for group in groups if group["params"]]
     optimiser = AdamW(groups, lr=config.pooler_lr, betas=config.betas, eps=config.eps)
+    return optimiser, LambdaLR(optimiser, lambda step: learning_rate_factor(config, step, total_steps))
+
+
+def build_adapter_optimiser(
+    config: AdapterOptimiserConfig,
+    adapter_params: Iterable[nn.Parameter],
+    tower_params: Iterable[nn.Parameter],
+    total_steps: int,
+) -> tuple[AdamW, LambdaLR]:
+    """AdamW with its learning-rate schedule, in the groups "adapter" and, if it is trained, "tower".
+
+    Raises:
+        ValueError: `total_steps` below 1, or no parameter to train.
+    """
+    if total_steps < 1:
+        raise ValueError(f"total_steps is {total_steps}; a run needs at least one optimiser step")
+    adapter, tower = ([p for p in params if p.requires_grad] for params in (adapter_params, tower_params))
+    groups = [
+        _group(name, params, lr, config.weight_decay)
+        for name, params, lr in (("adapter", adapter, config.lr), ("tower", tower, config.tower_lr))
+        if params
+    ]
+    if not groups:
+        raise ValueError("no parameter needs a gradient: add an adapter to the model")
+    optimiser = AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
     return optimiser, LambdaLR(optimiser, lambda step: learning_rate_factor(config, step, total_steps))
 
 

@@ -1,0 +1,69 @@
+"""The commands of contrastive training: the training itself, and the mining of its negatives."""
+
+from typing import TYPE_CHECKING
+
+from fieldmark.cli.commands import Run, command
+
+if TYPE_CHECKING:
+    from fieldmark.cli.options import Given, Options
+
+
+@command(
+    "train contrastive", "train a universal embedder on queries and their candidates (ELVA, stages 1 and 2)", "--resume"
+)
+def _train_contrastive(options: "Options") -> Run:
+    """Queries and candidates, each text, picture or both, are embedded by one multimodal LLM; InfoNCE over the
+    candidates of a batch pulls them together. GradCache makes the batch as large as one likes in the
+    memory of a chunk. A LoRA adapter is trained; the embedder is saved in RUN/encoder.
+
+    The data are a folder in M-BEIR's layout, or a CSV of NLI triplets for language-only
+    pre-training. Several processes, each with its part of every batch, are started by torchrun.
+
+    examples:
+      fieldmark train contrastive --data nli.csv --base models/qwen2-vl --run runs/stage1 --batch_size 576 \\
+        --optimiser.lr 4e-5 --schedule.epochs 2 --hard_negatives 1
+      fieldmark train contrastive --data M-BEIR --base runs/stage1 --run runs/stage2 \\
+        --model.adapter.rank 128 --model.adapter.alpha 256
+      torchrun --nproc_per_node 8 -m fieldmark train contrastive --config stage2.yaml --model.device cuda
+    """
+    from fieldmark.training.contrastive_config import ContrastiveConfig
+
+    options.config(ContrastiveConfig, {"data": "data.path", "base": "model.base"})
+    options.flag("--resume", "Continue the run of this folder from its last checkpoint; start it if there is none.")
+    options.flag("--overwrite", "Delete the run in this folder and start again.")
+
+    def run(given: "Given") -> None:
+        from fieldmark.training.contrastive import train_contrastive
+
+        results = train_contrastive(given.config, resume=given.resume, overwrite=given.overwrite)
+        best, folder = results["validation"], given.config.run
+        seen, there_are = results["queries_seen"], results["training_queries"]
+        print(f"\n{results['steps']} steps; {seen} queries seen, of {there_are} there are")
+        print(f"held-out R@1: {100 * best['recall_at_1']:.1f}, best at step {best['best_step']}")
+        print(f"\nrun: {folder}\nembedder: {folder}/encoder")
+        print(f"next: fieldmark data mine --embedder {folder} --data {given.config.data.path}")
+
+    return run
+
+
+@command("data mine", "hard and random negatives for training queries, found with a trained embedder")
+def _data_mine(options: "Options") -> Run:
+    """Embeds the training queries and the whole pool and searches exactly. Per query, candidates that are known
+    to be right, or nearer than the threshold, are passed over; the next 50 are its hard negatives, 50
+    more are drawn at random. Writes a folder, RUN/mined unless told otherwise, with the embedder's
+    fingerprint and the configuration beside the ids.
+
+    examples:
+      fieldmark data mine --embedder runs/stage2 --data M-BEIR
+      fieldmark data mine --embedder runs/stage2 --data M-BEIR --queries 11000 --threshold 0.8 --out mined/a
+    """
+    from fieldmark.experiments.mining import MiningConfig
+
+    options.config(MiningConfig, {"data": "data.path"})
+
+    def run(given: "Given") -> None:
+        from fieldmark.experiments.mining import mine_negatives
+
+        print(mine_negatives(given.config).as_text())
+
+    return run
