@@ -144,6 +144,7 @@ class MrbenchResult:
         ]
         lines += [f"{'grains':<{width}}{'queries':>9}{'R@5':>7}{'95 % interval':>16}"]
         lines += [_line(str(count), width, number, found) for count, (found, number) in self.by_grains.items()]
+        lines.append("")
         for one in self.sources:
             if one.sensitivity is not None:
                 s = one.sensitivity
