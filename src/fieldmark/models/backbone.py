@@ -367,7 +367,7 @@ def load_backbone(path: str | Path, dtype: str = "float32", device: str = "cpu",
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
     refuse_misfits(path, {kind.replace("_", " "): sorted(map(str, report.get(kind) or ())) for kind in kinds})
     preprocessing = load_preprocessing(folder, family.tower_config(model.config))
-    return Backbone(model, _load_tokenizer(folder), preprocessing).to(device).eval()
+    return Backbone(model, load_tokenizer(folder), preprocessing).to(device).eval()
 
 
 @contextmanager
@@ -384,7 +384,8 @@ def _bar_for_large_weights(folder: Path) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """The folder's tokenizer with its chat template, wherever the checkpoint keeps it."""
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
         # where older processors keep it; tokenizers do not look there
