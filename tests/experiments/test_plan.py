@@ -84,6 +84,7 @@ def test_metric_needs_no_rollouts(config: SagaConfig) -> None:
     ("change", "message"),
     [
         ({"model": ModelConfig(supervisor="nowhere")}, "local checkpoint folder"),
+        ({"model": ModelConfig(attention="eager")}, "fused attention"),
         ({"rollouts": RolloutConfig(vocabulary="fieldguide", max_new_tokens=5000)}, "context of 2048"),
         ({"rollouts": RolloutConfig(vocabulary="nowhere")}, "no vocabulary"),
     ],

@@ -90,6 +90,7 @@ def prepare_run(
     *,
     overwrite: bool = False,
     may_differ: Collection[str] = (),
+    earlier: Mapping[str, Any] | None = None,
 ) -> RunFolder:
     """Makes or reopens the folder of a run, before anything costly happens.
 
@@ -100,6 +101,8 @@ def prepare_run(
         overwrite: delete the products of the run that is there and start again.
         may_differ: dotted names of fields that change nothing in the result ("loader.workers"): a resumed run
             may have other values there. A name stands for everything below it.
+        earlier: dotted names of fields that a stored configuration may lack, since an earlier version wrote it, and
+            the values that stand for what that version did.
 
     Raises:
         ValueError: the folder cannot be written, holds something else than a run, holds a run and neither
@@ -116,7 +119,7 @@ def prepare_run(
     start = _describe_start()
 
     if present.is_file() and not overwrite:
-        _require_same(folder, read_config(folder), plain, may_differ)
+        _require_same(folder, read_config(folder), plain, may_differ, earlier or {})
         if not resume:
             state = "a finished run" if (folder / _RESULTS).is_file() else "an unfinished run"
             raise ValueError(
@@ -227,9 +230,20 @@ def _require_writable(folder: Path) -> None:
         ) from error
 
 
-def _require_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any], may_differ: Collection[str]) -> None:
-    before, now = _flat(stored), _flat(asked)
-    differing = differing_fields(stored, asked, may_differ)
+def _require_same(
+    folder: Path,
+    stored: dict[str, Any],
+    asked: dict[str, Any],
+    may_differ: Collection[str],
+    earlier: Mapping[str, Any],
+) -> None:
+    now = _flat(asked)
+    before = {**{name: value for name, value in earlier.items() if name in now}, **_flat(stored)}
+    differing = [
+        name
+        for name in differing_fields(stored, asked, may_differ)
+        if before.get(name, _ABSENT) != now.get(name, _ABSENT)
+    ]
     if differing:
         lines = [
             f"  {name}: {before.get(name, _ABSENT)} there, {now.get(name, _ABSENT)} now" for name in differing[:12]

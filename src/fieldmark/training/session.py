@@ -20,7 +20,7 @@ from fieldmark.models.bundled import bundled_path
 from fieldmark.models.pooler import build_pooler
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
 from fieldmark.training.checkpoint import Restorable, latest_checkpoint, load_checkpoint, save_checkpoint
-from fieldmark.training.config import DataConfig, MetricConfig, ModelConfig, SagaConfig
+from fieldmark.training.config import EARLIER, DataConfig, MetricConfig, ModelConfig, SagaConfig
 from fieldmark.training.log import TrainingLog
 from fieldmark.training.mining import VerdictMemory
 from fieldmark.training.optimiser import build_optimiser, check_losses, clip_gradients, learning_rates
@@ -50,7 +50,7 @@ def load_split(config: DataConfig) -> ClassSplit:
 def load_supervisor(config: ModelConfig) -> Backbone:
     """The multimodal LLM with its language model frozen."""
     path = bundled_path() if config.supervisor == "bundled" else config.supervisor
-    backbone = load_backbone(path, dtype=config.dtype, device=config.device)
+    backbone = load_backbone(path, dtype=config.dtype, device=config.device, attention=config.attention)
     backbone.freeze_language()
     return backbone
 
@@ -115,7 +115,9 @@ class Session:
         self.verdicts: VerdictMemory | None = None
         if isinstance(config, SagaConfig) and config.pairs.remembers_verdicts:
             self.verdicts = VerdictMemory(self.split.train.num_classes, config.pairs.mining_memory)
-        self.run: RunFolder = prepare_run(config.run, config, resume, overwrite=overwrite, may_differ=MAY_DIFFER)
+        self.run: RunFolder = prepare_run(
+            config.run, config, resume, overwrite=overwrite, may_differ=MAY_DIFFER, earlier=EARLIER
+        )
         self.progress = Progress()
         last = latest_checkpoint(self.run.checkpoints) if self.run.resumed else None
         if last is not None:

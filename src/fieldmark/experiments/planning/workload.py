@@ -97,9 +97,12 @@ def read_workload(
     """Counts of one step. backbone: meta weights will do; its tokenizer measures the prompt.
 
     Raises:
-        ValueError: pictures that cannot be cut into patches, a prompt beyond the context, unknown names.
+        ValueError: pictures that cannot be cut into patches, a prompt beyond the context, unknown names, attention that
+            is not fused.
     """
     d, m, tower = config.data, config.model, geometry.tower
+    if m.attention != "sdpa":
+        raise ValueError(f"a plan is made for fused attention: set model.attention to sdpa, not {m.attention}")
     unit = tower.patch_size * tower.merge
     if d.image_size % unit or d.image_size < unit:
         raise ValueError(
