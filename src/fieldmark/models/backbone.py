@@ -23,6 +23,8 @@ from fieldmark.models.tower import check_attention, check_geometry, load_preproc
 from fieldmark.models.vision_tokens import PixelBatch, Preprocessing, VisionTokens, VisionTower
 from fieldmark.models.weight_files import SMALL_FILES, check_files, fetch, read_json, weight_map
 
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
+
 
 @dataclass(frozen=True)
 class PromptTokens:
@@ -385,7 +387,13 @@ def _bar_for_large_weights(folder: Path) -> Iterator[None]:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer with its chat template, wherever the checkpoint keeps it."""
+    """The folder's tokenizer with its chat template, wherever the checkpoint keeps it.
+
+    Raises:
+        ValueError: there is none; transformers would make up an empty one.
+    """
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ValueError(f"{folder} has no tokenizer (none of {', '.join(TOKENIZER_FILES)}): download it again")
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
         # where older processors keep it; tokenizers do not look there

@@ -157,6 +157,11 @@ class LossWeights:
     """If given, replaces λ_lm: each step the policy gradient is scaled so that its norm at the vision tokens is this
     multiple of the metric loss's. For models whose normalisations do not make the losses comparable."""
 
+    @property
+    def need_rollouts(self) -> bool:
+        """Whether the supervisor is asked at all."""
+        return self.policy != 0 or self.alignment != 0 or self.policy_relative is not None
+
 
 @dataclass(frozen=True)
 class SagaConfig:

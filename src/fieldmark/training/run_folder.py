@@ -76,6 +76,12 @@ class RunFolder:
         """Whether `results.json` is there, the last thing that a run writes."""
         return self.results.is_file()
 
+    def discard(self) -> None:
+        """Take back what `prepare_run` wrote, if it began this run: nothing came of it, and a corrected start shall
+        not stumble over it."""
+        if not self.resumed:
+            _remove_products(self.path)
+
     def write_json(self, name: str, value: Any) -> Path:
         """Writes `value` (may hold dataclasses, paths, numpy numbers) to `name`, whole or not at all."""
         path = self.path / name

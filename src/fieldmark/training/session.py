@@ -18,6 +18,7 @@ from fieldmark.losses.registry import MetricLoss, build_metric_loss
 from fieldmark.models.backbone import Backbone, load_backbone
 from fieldmark.models.bundled import bundled_path
 from fieldmark.models.pooler import build_pooler
+from fieldmark.models.precision import check_device
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
 from fieldmark.training.checkpoint import Restorable, latest_checkpoint, load_checkpoint, save_checkpoint
 from fieldmark.training.config import EARLIER, DataConfig, MetricConfig, ModelConfig, SagaConfig
@@ -82,6 +83,7 @@ class Session:
             raise ValueError("no run folder given: set --run FOLDER")
         self._began = time.perf_counter()
         self.config = config
+        check_device(config.model.device)  # before all pictures are decoded
         self.split = load_split(config.data)
         self.backbone = load_supervisor(config.model)
         self.encoder = build_encoder(self.backbone, config.model, config.data.image_size, config.seed)

@@ -1,7 +1,6 @@
 """The supervisor's geometry, read from its checkpoint folder without loading a weight."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from fieldmark.models.backbone import Backbone, load_tokenizer
 from fieldmark.models.bundled import bundled_path
 from fieldmark.models.families import family_of
 from fieldmark.models.tower import load_preprocessing
+from fieldmark.models.weight_files import SMALL_FILES, fetch
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,16 @@ class Geometry:
 def meta_backbone(supervisor: str) -> Backbone:
     """The supervisor as a `Backbone` whose weights have shapes only.
 
-    supervisor: "bundled" or a local folder with config.json, tokenizer and preprocessor_config.json; weight files are
-    not opened, and need not be there.
+    supervisor: "bundled", a hub id, or a folder with config.json, tokenizer and preprocessor_config.json; weight files
+    are neither fetched nor opened, and need not be there.
 
     Raises:
-        ValueError: no such folder, a file is missing, or the architecture is not one that can be planned.
+        ValueError: nothing there, a file is missing, or the architecture is not one that can be planned.
     """
-    folder = Path(bundled_path() if supervisor == "bundled" else supervisor)
+    folder = fetch(bundled_path() if supervisor == "bundled" else supervisor, SMALL_FILES)
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"no config.json in {folder}: a plan is made from a local checkpoint folder "
+            f"no config.json in {folder}: a plan is made from a checkpoint's folder "
             "(config, tokenizer and image processor are enough, the weights are not read)"
         )
     config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)

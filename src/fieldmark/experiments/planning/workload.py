@@ -145,7 +145,7 @@ def _sampling(
     config: SagaConfig, backbone: Backbone, geometry: Geometry, tokens: int, assumed: Assumptions
 ) -> Sampling | None:
     w, p, r = config.weights, config.pairs, config.rollouts
-    if w.policy == 0 and w.alignment == 0 and w.policy_relative is None:
+    if not w.need_rollouts:
         return None
     if config.replay.checkpoint and config.replay.method != "packed":
         raise ValueError(f'replay.checkpoint needs replay.method "packed", not {config.replay.method!r}')
