@@ -27,6 +27,21 @@ def test_prompt_show(fieldmark: Cli) -> None:
     assert fieldmark("prompt", "show", "--style", "generic").out == pair_prompt(birds, "generic") + "\n"
 
 
+def test_prompt_show_as_a_supervisor_sees_it(fieldmark: Cli) -> None:
+    from fieldmark.policy.prompts import pair_prompt
+    from fieldmark.policy.vocabulary import load_vocabulary
+
+    words = ("prompt", "show", "--supervisor", "bundled", "--image_size", "96")
+    text, pad = pair_prompt(load_vocabulary("fieldguide")), "<|vision_start|><|image_pad|>*64<|vision_end|>"
+    prompt, size = fieldmark(*words).out.rsplit("\n\n", 1)
+    assert prompt == f"<|im_start|>user\n{pad}{pad}{text}<|im_end|>\n<|im_start|>assistant\n"
+    lines = fieldmark(*words, "--tokens").out.splitlines()
+    assert size.startswith(f"{len(lines) + 2 * 63} tokens: {len(lines) - 2} of text, 2 pictures of 64; ")
+    assert lines[0].endswith("'<|im_start|>'") and sum(line.endswith("'<|image_pad|>'  * 64") for line in lines) == 2
+    assert "multiple of 12" in fieldmark(*words[:-1], "100").err
+    assert "--supervisor" in fieldmark("prompt", "show", "--tokens").err
+
+
 def test_fieldguide_writes_a_world(fieldmark: Cli, tmp_path: Path) -> None:
     out = tmp_path / "world"
     words = ("data", "fieldguide", "--out", out, "--species", "4", "--per", "2", "--size", "32", "--workers", "1")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.fixtures_families import TINY
 from tests.fixtures_models import pictures
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
@@ -18,8 +19,9 @@ from fieldmark.data.loader import Batch
 from fieldmark.losses.registry import build_metric_loss
 from fieldmark.models.backbone import Backbone
 from fieldmark.models.bundled import bundled_path
+from fieldmark.models.families import family_of
 from fieldmark.models.precision import DTYPES
-from fieldmark.models.vision_tokens import Preprocessing
+from fieldmark.models.tower import load_preprocessing
 from fieldmark.training.config import SagaConfig
 from fieldmark.training.loop import Progress
 from fieldmark.training.optimiser import build_optimiser
@@ -37,6 +39,36 @@ def coin(text: str) -> float:
 
 sys.modules[REWARD] = types.ModuleType(REWARD)
 sys.modules[REWARD].coin = coin  # type: ignore[attr-defined]
+
+
+def write_family(folder: Path, name: str, **text: Any) -> Path:
+    """A supervisor of one of `TINY`'s families, without weights: the published layout at sizes whose figures are not
+    all odds and ends, with the bundled model's tokenizer."""
+    write_supervisor(folder)
+    ids = json.loads((folder / "config.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    row = TINY[name]
+    names = {one: "<|image_pad|>" if one == "<IMG_CONTEXT>" else one for one in row.special_tokens}
+    config = row.config(
+        {one: tokenizer.convert_tokens_to_ids(known) for one, known in names.items()}, ids["text_config"]["vocab_size"]
+    )
+    language = config.get("text_config", config)
+    language |= {"hidden_size": 96, "intermediate_size": 160, "num_attention_heads": 6, "max_position_embeddings": 2048}
+    language |= text
+    config["vision_config"] |= {"hidden_size": 96, "intermediate_size": 200, "num_heads": 4, "depth": 4}
+    if language.get("rope_scaling"):
+        language["rope_scaling"] |= {"mrope_section": [4, 2, 2]}
+    for key, value in {"out_hidden_size": 96, "moe_intermediate_size": 40}.items():
+        for part in (language, config["vision_config"]):
+            if key in part:
+                part[key] = value
+    if name == "qwen2_vl":  # what others call hidden_size and intermediate_size
+        config["vision_config"] |= {"embed_dim": 64}
+    if name == "internvl":
+        config["vision_config"] |= {"num_attention_heads": 4, "num_hidden_layers": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(row.processor))
+    return folder
 
 
 def write_supervisor(folder: Path, text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None) -> Path:
@@ -59,9 +91,9 @@ def random_backbone(folder: Path, dtype: str = "float32", device: str = "cpu") -
     config._attn_implementation = "sdpa"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoModelForImageTextToText.from_config(config).to(device=device, dtype=DTYPES[dtype])
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).to(device, DTYPES[dtype])
     model.generation_config.eos_token_id = []
-    preprocessing = Preprocessing.from_file(folder / "preprocessor_config.json")
+    preprocessing = load_preprocessing(folder, family_of(config.model_type, str(folder)).tower_config(config))
     backbone = Backbone(model, AutoTokenizer.from_pretrained(folder), preprocessing).eval()
     backbone.freeze_language()
     return backbone

@@ -83,7 +83,9 @@ def test_metric_needs_no_rollouts(config: SagaConfig) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": ModelConfig(supervisor="nowhere")}, "local checkpoint folder"),
+        ({"model": ModelConfig(supervisor="nowhere")}, "no model at nowhere"),
+        ({"model": ModelConfig(supervisor="tests")}, "a checkpoint's folder"),
+        ({"model": ModelConfig(attention="eager")}, "fused attention"),
         ({"rollouts": RolloutConfig(vocabulary="fieldguide", max_new_tokens=5000)}, "context of 2048"),
         ({"rollouts": RolloutConfig(vocabulary="nowhere")}, "no vocabulary"),
     ],

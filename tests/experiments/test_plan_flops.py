@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.experiments.planned_step import CLASSES, random_backbone, write_supervisor
+from tests.experiments.planned_step import CLASSES, random_backbone, write_family, write_supervisor
 from tests.experiments.test_plan_memory import GROUPED, small_config
+from tests.fixtures_families import TINY
 from tests.fixtures_models import pictures
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,22 +33,28 @@ def counted(work: Callable[[], Any]) -> tuple[int, Any]:
 
 
 class Case:
-    def __init__(self, folder: Path, text: dict[str, Any], **replaying: Any) -> None:
+    """A supervisor, its plan, and what its phases are run on. side: of a picture, in pixels."""
+
+    def __init__(self, folder: Path, side: int = 48, **replaying: Any) -> None:
         config = small_config(**replaying)
         self.config = replace(
             config,
-            data=replace(config.data, image_size=48),
+            data=replace(config.data, image_size=side),
             rollouts=replace(config.rollouts, max_new_tokens=20),
             pairs=replace(config.pairs, pairs_per_round=2),
         )
-        self.backbone = random_backbone(write_supervisor(folder, text))
+        self.backbone = random_backbone(folder)
+        if (
+            self.backbone.model._can_set_experts_implementation()
+        ):  # the counter knows no product of many experts at once
+            self.backbone.model.set_experts_implementation("eager")
         self.geometry = read_geometry(self.backbone)
         self.workload = read_workload(
             self.config, self.backbone, self.geometry, Assumptions(mixed=1.0, classes=CLASSES)
         )
         self.sampling = self.workload.sampling
         assert self.sampling is not None
-        self.images = pictures(self.workload.batch, 48)
+        self.images = pictures(self.workload.batch, side)
         prompt = build_prompt(load_vocabulary("fieldguide"))
         self.prompt = self.backbone.chat_prompt(prompt.text, 2)
         self.pairs = [(i, i + 1) for i in range(self.sampling.pairs)]
@@ -56,9 +63,19 @@ class Case:
         return self.backbone.vision(self.backbone.pixels(self.images))
 
 
-@pytest.fixture(params=[{}, {**GROUPED, "vocab_size": 3000}], ids=["as bundled", "grouped heads"])
+SUPERVISORS = ["as bundled", "grouped heads", *TINY]
+
+
+def make_case(folder: Path, supervisor: str, **replaying: Any) -> Case:
+    if supervisor in TINY:  # 5 x 5 tokens: Qwen2.5-VL's windows of 2 x 2 do not come out even
+        return Case(write_family(folder, supervisor), side=40, **replaying)
+    text = {**GROUPED, "vocab_size": 3000} if supervisor == "grouped heads" else {}
+    return Case(write_supervisor(folder, text), **replaying)
+
+
+@pytest.fixture(params=SUPERVISORS)
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
-    return Case(tmp_path / "model", request.param)
+    return make_case(tmp_path / "model", request.param)
 
 
 def test_tower(case: Case) -> None:
@@ -95,10 +112,10 @@ def test_rollouts(case: Case) -> None:
 
 
 @pytest.mark.parametrize("method", ["prefix", "packed", "unpacked", "checkpointed"])
-@pytest.mark.parametrize("text", [{}, {**GROUPED, "vocab_size": 3000}], ids=["as bundled", "grouped heads"])
-def test_replay(tmp_path: Path, text: dict[str, Any], method: str) -> None:
+@pytest.mark.parametrize("supervisor", SUPERVISORS)
+def test_replay(tmp_path: Path, supervisor: str, method: str) -> None:
     checkpoint = method == "checkpointed"
-    case = Case(tmp_path / "model", text, method="packed" if checkpoint else method)
+    case = make_case(tmp_path / "model", supervisor, method="packed" if checkpoint else method)
     s = replace(case.sampling, checkpoint=checkpoint, tap=not checkpoint)
     ids = torch.arange(s.new_tokens) % 200
     tasks = [ReplayGroup(case.prompt, pair, (ids,) * s.group_size) for pair in case.pairs]
@@ -109,7 +126,7 @@ def test_replay(tmp_path: Path, text: dict[str, Any], method: str) -> None:
         tasks,
         method=s.method,
         prompts_per_chunk=len(tasks),
-        attention_layer=3 if s.tap else None,
+        attention_layer=-1 if s.tap else None,
         checkpoint=checkpoint,
     )
     forward, chunk = counted(lambda: next(chunks))
@@ -121,7 +138,7 @@ def test_replay(tmp_path: Path, text: dict[str, Any], method: str) -> None:
 
 @pytest.mark.parametrize("pooler", ["attention", "mean"])
 def test_metric(tmp_path: Path, pooler: str) -> None:
-    case = Case(tmp_path / "model", {})
+    case = make_case(tmp_path / "model", "as bundled")
     config = replace(
         case.config,
         model=replace(case.config.model, pooler=pooler, embedding_size=64),
@@ -139,9 +156,31 @@ def test_metric(tmp_path: Path, pooler: str) -> None:
     assert flops.metric(case.geometry, workload) == pytest.approx(found, rel=0.1)
 
 
+def test_windows_are_counted_as_they_are_cut(tmp_path: Path) -> None:
+    """5 x 5 tokens of 4 patches in windows of 2 x 2: 4 whole ones, 4 halves, 1 of one token; one block sees all."""
+    case = make_case(tmp_path / "model", "qwen2_5_vl")
+    windows = 4 * 16**2 + 4 * 8**2 + 4**2
+    assert case.geometry.tower.attended(100) == 3 * windows + 100**2
+
+
 def test_traffic_counts_every_weight_once_a_token(case: Case) -> None:
     s = replace(case.sampling, pairs=1, group_size=2, mean_tokens=2.0)
     d = case.geometry.decoder
-    weights = 4 * (d.layers * d.layer_weights + d.width * d.vocabulary)
+    weights = 4 * (d.layers * d.facts.layer_weights + d.width * d.vocabulary)
     keys = s.prompt + 2
     assert flops.decoding_traffic(case.geometry, case.workload, s) >= weights + 8 * keys * d.key_heads * d.head_dim
+
+
+def test_traffic_grows_with_the_experts_that_are_asked_up_to_all(tmp_path: Path) -> None:
+    case = make_case(tmp_path / "model", "qwen3_vl_moe")
+    d, quiet = case.geometry.decoder, replace(case.sampling, pairs=1, group_size=1, mean_tokens=2.0, prompt=0)
+
+    def weights(branches: int) -> float:
+        s = replace(quiet, pairs=branches)
+        keys = branches * 2 * (d.key_heads + 2 * d.heads) * d.head_dim * d.layers  # of one token each
+        return flops.decoding_traffic(case.geometry, case.workload, s) / 4 - keys
+
+    experts = d.facts.experts * d.facts.expert_weights * d.layers
+    one, many = weights(1), weights(64)
+    assert one == pytest.approx(d.layers * d.facts.layer_weights + d.width * d.vocabulary)
+    assert many - one == pytest.approx(experts * (1 - d.facts.active / d.facts.experts))

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.experiments.planned_step import CLASSES, REWARD, random_backbone, saga_step, write_supervisor
+from tests.experiments.planned_step import CLASSES, REWARD, random_backbone, saga_step, write_family, write_supervisor
+from tests.fixtures_families import TINY
 from tests.live_bytes import LiveBytes
 
 from fieldmark.experiments.planning.geometry import Geometry, meta_backbone, read_geometry
@@ -114,10 +115,24 @@ def test_step_holds_what_the_plan_says(tmp_path: Path, text: dict[str, Any], cha
     check_step(config, write_supervisor(tmp_path / "model", text))
 
 
-def test_parts_of_the_tower_and_the_cache(tmp_path: Path) -> None:
-    """Two parts by themselves, so that an error in one cannot hide behind another."""
-    folder = write_supervisor(tmp_path / "model", GROUPED)
+@pytest.mark.parametrize("name", list(TINY))
+def test_every_family_holds_what_the_plan_says(tmp_path: Path, name: str) -> None:
+    config = replace(small_config(), data=DataConfig(image_size=48, batch_size=8, images_per_class=2))
+    check_step(config, write_family(tmp_path / "model", name))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["as bundled", *TINY])
+def test_the_tower_by_itself(tmp_path: Path, name: str, dtype: str) -> None:
+    """So that an error here cannot hide behind another part."""
+    folder = tmp_path / "model"
+    folder = write_supervisor(folder, GROUPED) if name == "as bundled" else write_family(folder, name)
     config = small_config()
+    config = replace(
+        config,
+        model=replace(config.model, dtype=dtype),
+        data=DataConfig(image_size=48, batch_size=4, images_per_class=2),
+    )
     geometry, workload = planned(config, folder)
     _, saga = saga_step(config, folder, LiveBytes().phase)
     with LiveBytes() as live:
@@ -126,6 +141,10 @@ def test_parts_of_the_tower_and_the_cache(tmp_path: Path) -> None:
     expected = tower_activations(geometry, workload) + vision_tokens(geometry, workload)
     assert expected == pytest.approx(live.live, rel=0.02)
     del vision
+
+
+def test_the_cache_has_room_for_all_tokens(tmp_path: Path) -> None:
+    _, workload = planned(small_config(), write_supervisor(tmp_path / "model", GROUPED))
     assert cache_tokens(workload.sampling)[1] >= workload.sampling.prompt + 6 * 23
 
 
@@ -211,8 +230,9 @@ def test_peak_on_a_gpu(tmp_path: Path, dtype: str) -> None:
     assert peak == pytest.approx(torch.cuda.max_memory_allocated() - before, rel=0.1)
 
 
-def test_weights_are_not_needed(tmp_path: Path) -> None:
-    folder = write_supervisor(tmp_path / "model", GROUPED)
+@pytest.mark.parametrize("name", list(TINY))
+def test_weights_are_not_needed(tmp_path: Path, name: str) -> None:
+    folder = write_family(tmp_path / "model", name)
     assert not list(folder.glob("*.safetensors"))
     geometry = read_geometry(meta_backbone(str(folder)))
     real = random_backbone(folder)

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from tests.fixtures_families import QWEN_PICTURE, TINY, save_tiny_family
 from tests.fixtures_models import pictures
-from transformers import AutoImageProcessor
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from fieldmark.models.attention import capture_attention
 from fieldmark.models.backbone import load_backbone
@@ -33,7 +34,9 @@ class World:
         self.original = save_tiny_family(folder, name)
         self.backbone = load_backbone(folder)
         self.backbone.freeze_language()
-        self.processor = AutoImageProcessor.from_pretrained(folder)
+        # By name: AutoImageProcessor wants torchvision in older versions of transformers.
+        processor = GotOcr2ImageProcessorPil if name == "internvl" else Qwen2VLImageProcessorPil
+        self.processor = processor.from_pretrained(folder)
 
     def prompts(self):
         return [self.backbone.chat_prompt(text, len(chosen)) for text, chosen in zip(TEXTS, CHOICES, strict=True)]

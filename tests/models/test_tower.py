@@ -175,6 +175,14 @@ def test_a_foreign_image_processor_is_refused(folder, load):
         load(folder)
 
 
+def test_a_folder_without_tokenizer_is_refused(folder):
+    """transformers would make one up that knows no word."""
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"no tokenizer .*tokenizer\.json"):
+        load_backbone(folder)
+    load_tower(folder)
+
+
 def test_chat_template_json_is_read_where_the_tokenizer_has_none(folder):
     expected = load_backbone(folder).chat_prompt("Hi", 1)
     template = (folder / "chat_template.jinja").read_text()

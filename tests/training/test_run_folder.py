@@ -65,6 +65,19 @@ def test_resume_starts_a_run_that_is_not_there(tmp_path: Path) -> None:
     assert not prepare_run(tmp_path / "new", Config(), resume=True).resumed
 
 
+def test_a_run_of_an_earlier_version_is_resumed_if_the_new_field_says_what_that_version_did(tmp_path: Path) -> None:
+    prepare_run(tmp_path, Config())
+    stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del stored["optimiser"]["betas"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    with pytest.raises(ValueError, match=r"optimiser\.betas"):
+        prepare_run(tmp_path, Config(), resume=True)
+    with pytest.raises(ValueError, match=r"optimiser\.betas"):
+        prepare_run(tmp_path, Config(), resume=True, earlier={"optimiser.betas": [0.5, 0.5]})
+    earlier = {"optimiser.betas": [0.9, 0.999], "not.here": 1}
+    assert prepare_run(tmp_path, Config(), resume=True, earlier=earlier).resumed
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_another_configuration_is_refused_with_the_fields_that_differ(tmp_path: Path, resume: bool) -> None:
     prepare_run(tmp_path, Config())

@@ -206,6 +206,34 @@ def test_unknown_layer_is_refused(saga_config):
         train_saga(replace(saga_config, alignment_layer=7))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"alignment_layer": 99}, "layers 0 to 4"),
+        ({"pairs": PairConfig(pairs_per_round=12)}, r"6 of them of one class.* only 4 such pairs.* at most 8"),
+    ],
+)
+def test_a_refused_start_leaves_no_run_behind(saga_config, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train_saga(replace(saga_config, **changes))
+    assert not any(Path(saga_config.run).iterdir())
+
+
+def test_a_refused_resumption_keeps_the_run(saga_config):
+    bad = replace(saga_config, alignment_layer=99)
+    Session(bad)  # begun, and killed before its first step
+    with pytest.raises(ValueError, match="layers 0 to 4"):
+        train_saga(bad, resume=True)
+    assert (Path(saga_config.run) / "config.yaml").is_file()
+
+
+def test_a_device_that_is_not_there_is_refused_before_a_picture_is_decoded(saga_config):
+    config = replace(saga_config, data=replace(saga_config.data, path="nowhere"))
+    for device, message in (("cuda:99", r"sees \d+ GPUs"), ("gpu", "no torch device")):
+        with pytest.raises(ValueError, match=message):
+            train_saga(replace(config, model=replace(config.model, device=device)))
+
+
 def test_missing_pictures_and_run_folder_are_named(saga_config):
     with pytest.raises(ValueError, match=r"data\.path"):
         train_saga(replace(saga_config, data=replace(saga_config.data, path="")))

@@ -16,6 +16,7 @@ from fieldmark.cli import (  # noqa: F401  # they register their commands
     evaluation_commands,
     experiment_commands,
     multimodal_commands,
+    prompt_commands,
     vocabulary_commands,
 )
 from fieldmark.cli.commands import COMMANDS, Command

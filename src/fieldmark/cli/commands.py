@@ -295,32 +295,3 @@ def _report(options: "Options") -> Run:
         print(f"report: {path}")
 
     return run
-
-
-@command("prompt show", "the text that a supervisor is asked about a pair")
-def _prompt_show(options: "Options") -> Run:
-    """Prints the prompt that follows two pictures, as the supervisor reads it.
-
-    examples:
-      fieldmark prompt show --vocabulary cars
-      fieldmark prompt show --vocabulary my_parts.yaml --attributes "head shape, thread"
-    """
-    from fieldmark.policy.prompts import PromptStyle
-
-    options.add("--vocabulary", "birds, cars, aircraft, fieldguide, or the path of a YAML file.", default="fieldguide")
-    options.add(
-        "--style",
-        "structured: attribute by attribute; generic: differences and verdict only.",
-        PromptStyle,
-        "structured",
-    )
-    options.add("--attributes", "Ask for these only, separated by commas.", str | None)
-
-    def run(given: "Given") -> None:
-        from fieldmark.policy.prompts import pair_prompt
-        from fieldmark.policy.vocabulary import load_vocabulary
-
-        names = None if given.attributes is None else [name.strip() for name in given.attributes.split(",")]
-        print(pair_prompt(load_vocabulary(given.vocabulary), given.style, names))
-
-    return run

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 from fieldmark.evaluation.zero_shot import evaluate_encoder
 from fieldmark.models.pooler import build_pooler
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
-from fieldmark.training.config import MetricConfig, SagaConfig
+from fieldmark.training.config import EARLIER, MetricConfig, SagaConfig
 from fieldmark.training.loop import MAY_DIFFER, how_measured
 from fieldmark.training.metric import train_metric
 from fieldmark.training.run_folder import differing_fields, prepare_run, read_config, to_plain
@@ -152,7 +152,7 @@ def _shared(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 def _untrained(config: MetricConfig) -> dict[str, Any]:
     """The supervisor's tower as it is: evaluated, saved, not trained."""
     began = time.perf_counter()
-    folder = prepare_run(config.run, config, resume=True)
+    folder = prepare_run(config.run, config, resume=True, earlier=EARLIER)
     backbone = load_supervisor(config.model)
     encoder = RetrievalEncoder(backbone.tower, build_pooler("mean", backbone.hidden_size, None), config.data.image_size)
     split = load_split(config.data)

@@ -59,6 +59,7 @@ def run_supervisor_check(config: SupervisorCheckRun) -> SupervisorReport:
             f"{', '.join(bundled_vocabularies())}, or to a YAML file that describes your kind of objects"
         )
     backbone = load_supervisor(config.model)
+    backbone.preprocessing.check_size(data.image_size)
     report = check_supervisor(
         backbone,
         images,

@@ -39,6 +39,7 @@ def run_vocabulary_proposal(config: VocabularyRun, out: Path, *, force: bool = F
         raise ValueError(f"{out} exists, and may have been edited: choose another file, or say --force")
     images = load_split(config.data).train
     backbone = load_supervisor(config.model)
+    backbone.preprocessing.check_size(config.data.image_size)
     proposal = propose_vocabulary(backbone, images, config.proposal, config.data.image_size, name=out.stem)
     header = (
         "Proposed by `fieldmark vocabulary propose`: "

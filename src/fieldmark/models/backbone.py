@@ -23,6 +23,8 @@ from fieldmark.models.tower import check_attention, check_geometry, load_preproc
 from fieldmark.models.vision_tokens import PixelBatch, Preprocessing, VisionTokens, VisionTower
 from fieldmark.models.weight_files import SMALL_FILES, check_files, fetch, read_json, weight_map
 
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
+
 
 @dataclass(frozen=True)
 class PromptTokens:
@@ -367,7 +369,7 @@ def load_backbone(path: str | Path, dtype: str = "float32", device: str = "cpu",
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
     refuse_misfits(path, {kind.replace("_", " "): sorted(map(str, report.get(kind) or ())) for kind in kinds})
     preprocessing = load_preprocessing(folder, family.tower_config(model.config))
-    return Backbone(model, _load_tokenizer(folder), preprocessing).to(device).eval()
+    return Backbone(model, load_tokenizer(folder), preprocessing).to(device).eval()
 
 
 @contextmanager
@@ -384,7 +386,14 @@ def _bar_for_large_weights(folder: Path) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """The folder's tokenizer with its chat template, wherever the checkpoint keeps it.
+
+    Raises:
+        ValueError: there is none; transformers would make up an empty one.
+    """
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ValueError(f"{folder} has no tokenizer (none of {', '.join(TOKENIZER_FILES)}): download it again")
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
         # where older processors keep it; tokenizers do not look there

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from fieldmark.models.pooler import Pooled, Pooler, build_pooler
+from fieldmark.models.precision import check_device
 from fieldmark.models.tower import build_tower
 from fieldmark.models.vision_tokens import PixelBatch, Preprocessing, VisionTokens, VisionTower
 from fieldmark.models.weight_files import replace_folder
@@ -147,16 +148,18 @@ class RetrievalEncoder(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> "RetrievalEncoder":
         """Load what `save_pretrained` wrote, without the language model. Missing weights are an error."""
+        check_device(device)
         folder = Path(folder)
-        for name in (CONFIG_NAME, WEIGHTS_NAME):
-            if not (folder / name).is_file():
-                raise ValueError(f"{folder} is no saved encoder: {name} is missing")
+        if not (folder / CONFIG_NAME).is_file():
+            raise ValueError(f"{folder} is no saved encoder: {CONFIG_NAME} is missing")
         config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
         if config.get("format") != FORMAT:
             raise ValueError(
                 f"{folder / CONFIG_NAME} does not describe a retrieval encoder (a whole "
                 "vision-language model is read by load_backbone)"
             )
+        if not (folder / WEIGHTS_NAME).is_file():
+            raise ValueError(f"{folder} is no saved encoder: {WEIGHTS_NAME} is missing")
         if config["version"] != VERSION:
             raise ValueError(
                 f"{folder} was written in format version {config['version']}, this program reads {VERSION}"

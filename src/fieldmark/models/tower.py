@@ -5,9 +5,9 @@ from typing import Any
 
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig
 
-from fieldmark.models.families import family_of
+from fieldmark.models.families import FAMILIES, family_of
 from fieldmark.models.precision import resolve_dtype
 from fieldmark.models.vision_tokens import Preprocessing, VisionTower
 from fieldmark.models.weight_files import INDEX, SINGLE, SMALL_FILES, check_files, fetch, read_json, weight_map
@@ -59,7 +59,10 @@ def load_tower(path: str | Path, dtype: str = "float32", device: str = "cpu", at
 def build_tower(config: Any, attention: str = "sdpa") -> nn.Module:
     """A family's tower with fresh weights, from the tower's own configuration."""
     config._attn_implementation = attention
-    return AutoModel.from_config(config)
+    for family in FAMILIES:
+        if type(config) in family.towers:
+            return family.towers[type(config)](config)
+    raise ValueError(f"no family knows the tower of a {type(config).__name__} (model type {config.model_type!r})")
 
 
 def check_attention(attention: str) -> None:

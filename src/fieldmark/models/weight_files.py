@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,19 @@ def fetch(source: str | Path, patterns: Sequence[str], revision: str | None = No
             f"no model at {source}: give a folder with config.json, model.safetensors, tokenizer.json "
             "and preprocessor_config.json, or a hub name like Qwen/Qwen3-VL-8B-Instruct"
         )
+    # Some repositories keep the same weights a second time in a subfolder.
+    wanted: dict[str, Any] = {"allow_patterns": list(patterns), "ignore_patterns": ["*/*"], "revision": revision}
     try:
-        # Some repositories keep the same weights a second time in a subfolder.
-        folder = snapshot_download(source, allow_patterns=list(patterns), ignore_patterns=["*/*"], revision=revision)
+        return Path(snapshot_download(source, **wanted))
     except (OSError, ValueError, RuntimeError) as error:
+        # Not every version of huggingface_hub falls back on what was kept from before by itself.
+        with suppress(OSError, ValueError, RuntimeError):
+            return Path(snapshot_download(source, **wanted, local_files_only=True))
         raise ValueError(
             f"no folder {source} here, and as a hub name it cannot be fetched ({type(error).__name__}: "
             f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}). Check the name and "
             "the network, sign in if the repository asks for it, or download it elsewhere and give the folder"
         ) from error
-    return Path(folder)
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:

@@ -11,6 +11,9 @@ from fieldmark.training.optimiser import OptimiserConfig
 
 Mining = Literal["none", "verdict", "embedding", "both"]
 Supervision = Literal["verdict", "permuted", "oracle", "wrong"]
+EARLIER = {"model.attention": "sdpa"}
+"""Fields that earlier versions had not, by dotted name, and the value that stands for what those versions did: so that
+runs which they began can be resumed."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class ModelConfig:
     """Weights and activations; "auto" takes bfloat16 where the processor has instructions for it."""
     device: str = "cpu"
     """Torch device."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """How attention is computed, in tower and language model: sdpa (fused, fast), or eager (plain products and a
+    softmax: slow, with every score in memory; to find out whether a kernel is at fault). Others cannot take the masks
+    of shared prompts."""
     pooler: PoolerKind = "attention"
     """attention (SAGA), mean (the baselines) or max."""
     embedding_size: int | None = 4096
@@ -149,6 +156,11 @@ class LossWeights:
     policy_relative: float | None = None
     """If given, replaces λ_lm: each step the policy gradient is scaled so that its norm at the vision tokens is this
     multiple of the metric loss's. For models whose normalisations do not make the losses comparable."""
+
+    @property
+    def need_rollouts(self) -> bool:
+        """Whether the supervisor is asked at all."""
+        return self.policy != 0 or self.alignment != 0 or self.policy_relative is not None
 
 
 @dataclass(frozen=True)

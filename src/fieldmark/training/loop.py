@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from fieldmark.training.checkpoint import Restorable, latest_checkpoint, load_checkpoint, save_checkpoint
-from fieldmark.training.config import ScheduleConfig
+from fieldmark.training.config import EARLIER, ScheduleConfig
 from fieldmark.training.distribution import require_same, sum_numbers, world
 from fieldmark.training.log import TrainingLog
 from fieldmark.training.optimiser import check_losses, clip_gradients, learning_rates
@@ -163,7 +163,7 @@ def _open_run(config: Any, resume: bool, overwrite: bool) -> RunFolder:
     """`prepare_run` by the first process; the others learn what it found."""
     here = world()
     if here.first:
-        run = prepare_run(config.run, config, resume, overwrite=overwrite, may_differ=MAY_DIFFER)
+        run = prepare_run(config.run, config, resume, overwrite=overwrite, may_differ=MAY_DIFFER, earlier=EARLIER)
         sum_numbers(float(run.resumed))
         return run
     (resumed,) = sum_numbers(0.0)

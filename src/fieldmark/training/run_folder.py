@@ -76,6 +76,12 @@ class RunFolder:
         """Whether `results.json` is there, the last thing that a run writes."""
         return self.results.is_file()
 
+    def discard(self) -> None:
+        """Take back what `prepare_run` wrote, if it began this run: nothing came of it, and a corrected start shall
+        not stumble over it."""
+        if not self.resumed:
+            _remove_products(self.path)
+
     def write_json(self, name: str, value: Any) -> Path:
         """Writes `value` (may hold dataclasses, paths, numpy numbers) to `name`, whole or not at all."""
         path = self.path / name
@@ -90,6 +96,7 @@ def prepare_run(
     *,
     overwrite: bool = False,
     may_differ: Collection[str] = (),
+    earlier: Mapping[str, Any] | None = None,
 ) -> RunFolder:
     """Makes or reopens the folder of a run, before anything costly happens.
 
@@ -100,6 +107,8 @@ def prepare_run(
         overwrite: delete the products of the run that is there and start again.
         may_differ: dotted names of fields that change nothing in the result ("loader.workers"): a resumed run
             may have other values there. A name stands for everything below it.
+        earlier: dotted names of fields that a stored configuration may lack, since an earlier version wrote it, and
+            the values that stand for what that version did.
 
     Raises:
         ValueError: the folder cannot be written, holds something else than a run, holds a run and neither
@@ -116,7 +125,7 @@ def prepare_run(
     start = _describe_start()
 
     if present.is_file() and not overwrite:
-        _require_same(folder, read_config(folder), plain, may_differ)
+        _require_same(folder, read_config(folder), plain, may_differ, earlier or {})
         if not resume:
             state = "a finished run" if (folder / _RESULTS).is_file() else "an unfinished run"
             raise ValueError(
@@ -227,9 +236,20 @@ def _require_writable(folder: Path) -> None:
         ) from error
 
 
-def _require_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any], may_differ: Collection[str]) -> None:
-    before, now = _flat(stored), _flat(asked)
-    differing = differing_fields(stored, asked, may_differ)
+def _require_same(
+    folder: Path,
+    stored: dict[str, Any],
+    asked: dict[str, Any],
+    may_differ: Collection[str],
+    earlier: Mapping[str, Any],
+) -> None:
+    now = _flat(asked)
+    before = {**{name: value for name, value in earlier.items() if name in now}, **_flat(stored)}
+    differing = [
+        name
+        for name in differing_fields(stored, asked, may_differ)
+        if before.get(name, _ABSENT) != now.get(name, _ABSENT)
+    ]
     if differing:
         lines = [
             f"  {name}: {before.get(name, _ABSENT)} there, {now.get(name, _ABSENT)} now" for name in differing[:12]

@@ -49,7 +49,11 @@ def train_saga(config: SagaConfig, *, resume: bool = False, overwrite: bool = Fa
     Returns what results.json holds. Raises ValueError before the first step for bad input, NonFiniteLoss during it.
     """
     session = Session(config, resume=resume, overwrite=overwrite)
-    saga = Saga(session, config)
+    try:
+        saga = Saga(session, config)
+    except ValueError:
+        session.run.discard()
+        raise
     with session:
         while session.progress.step < session.total_steps:
             session.after_step(saga.step())
@@ -77,8 +81,23 @@ class Saga:
                 "could learn from: set pairs.mining to embedding or none"
             )
         self._check_context()
+        if config.weights.need_rollouts:
+            self._check_pairs()
         needs_truth = config.supervision in ("oracle", "wrong")
         self.truth = attributes_of(session.split.train) if needs_truth else []
+
+    def _check_pairs(self) -> None:
+        """Hold that a micro-batch has as many pairs of both kinds as are drawn from it."""
+        d, wanted = self.config.data, self.config.pairs.pairs_per_round
+        same = d.batch_size * (d.images_per_class - 1) // 2
+        different = d.batch_size * (d.batch_size - d.images_per_class) // 2
+        for kind, asked, there in (("one class", wanted // 2, same), ("two classes", wanted - wanted // 2, different)):
+            if asked > there:
+                raise ValueError(
+                    f"pairs.pairs_per_round is {wanted}, {asked} of them of {kind}, but {d.batch_size} pictures "
+                    f"with {d.images_per_class} of each class make only {there} such pairs: lower it to at most "
+                    f"{2 * min(same, different)}, or raise data.batch_size"
+                )
 
     def _check_context(self) -> None:
         """A prompt that cannot fit is an error now, not in step one."""
@@ -134,11 +153,7 @@ class Saga:
 
     def _collect(self) -> tuple[list[Round], BufferResult | None]:
         session, pairs = self.session, self.config.pairs
-        if (
-            self.config.weights.policy == 0
-            and self.config.weights.alignment == 0
-            and self.config.weights.policy_relative is None
-        ):
+        if not self.config.weights.need_rollouts:
             return [self._embed()], None
         every_one = pairs.contributing_pairs is None
         target = pairs.pairs_per_round if every_one else pairs.contributing_pairs

@@ -17,6 +17,7 @@ from fieldmark.losses.registry import MetricLoss, build_metric_loss
 from fieldmark.models.backbone import Backbone, load_backbone
 from fieldmark.models.bundled import bundled_path
 from fieldmark.models.pooler import build_pooler
+from fieldmark.models.precision import check_device
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
 from fieldmark.training.checkpoint import Restorable
 from fieldmark.training.config import DataConfig, MetricConfig, ModelConfig, SagaConfig
@@ -46,7 +47,7 @@ def load_split(config: DataConfig) -> ClassSplit:
 def load_supervisor(config: ModelConfig) -> Backbone:
     """The multimodal LLM with its language model frozen."""
     path = bundled_path() if config.supervisor == "bundled" else config.supervisor
-    backbone = load_backbone(path, dtype=config.dtype, device=config.device)
+    backbone = load_backbone(path, dtype=config.dtype, device=config.device, attention=config.attention)
     backbone.freeze_language()
     return backbone
 
@@ -66,6 +67,7 @@ class Session(Loop):
             raise ValueError("no run folder given: set --run FOLDER")
         began = time.perf_counter()
         self.config = config
+        check_device(config.model.device)  # before all pictures are decoded
         self.split = load_split(config.data)
         self.backbone = load_supervisor(config.model)
         self.encoder = build_encoder(self.backbone, config.model, config.data.image_size, config.seed)

@@ -54,18 +54,18 @@ def tower_backward(g: Geometry, w: Workload) -> float:
 
 
 def _patch_products(g: Geometry, w: Workload) -> float:
-    return 2.0 * w.batch * w.patches * g.tower.patch_values * g.tower.width
+    return 2.0 * w.batch * w.patches * g.tower.patch_values * g.tower.facts.width
 
 
 def _tower_products(g: Geometry, w: Workload) -> float:
-    t = g.tower
-    blocks = 2.0 * w.batch * w.patches * t.depth * t.block_weights
-    mergers = 2.0 * w.batch * w.tokens * (1 + t.deepstack) * t.merger_weights
+    t, facts = g.tower, g.tower.facts
+    blocks = 2.0 * w.batch * t.sequence(w.patches) * facts.depth * facts.weights
+    mergers = 2.0 * w.batch * w.tokens * (1 + facts.deepstack) * facts.merger_weights
     return _patch_products(g, w) + blocks + mergers
 
 
 def _tower_attention(g: Geometry, w: Workload) -> float:
-    return 4.0 * w.batch * g.tower.depth * w.patches**2 * g.tower.width
+    return 4.0 * w.batch * g.tower.attended(w.patches) * g.tower.facts.width
 
 
 # ---- metric loss and pooler
@@ -96,7 +96,7 @@ def _attention(g: Geometry, queries: float, keys: float) -> float:
 
 
 def _products(g: Geometry, tokens: float) -> float:
-    return 2.0 * tokens * g.decoder.layers * g.decoder.layer_weights
+    return 2.0 * tokens * g.decoder.layers * g.decoder.facts.layer_weights
 
 
 def _head(g: Geometry, tokens: float) -> float:
@@ -118,14 +118,17 @@ def decoding(g: Geometry, s: Sampling) -> float:
 
 
 def decoding_traffic(g: Geometry, w: Workload, s: Sampling) -> float:
-    """Bytes read while decoding: per token all weights of the language model, and the keys and values; under the mask
-    of the shared prompt these are also written and read again once per query head."""
+    """Bytes read while decoding: per token the language model's weights (of experts those that are asked), and the keys
+    and values; under the mask of the shared prompt these are also written and read again once per query head."""
     d = g.decoder
     steps = s.mean_tokens - 1
     keys = s.prompt + s.group_size * (steps + 1) / 2
     repeated = 0 if d.heads == d.key_heads else 2 * d.heads
     cache = s.pairs * keys * 2 * (d.key_heads + repeated) * d.head_dim * d.layers
-    weights = d.layers * d.layer_weights + d.width * d.vocabulary
+    # Of the experts those are read that at least one branch is sent to, if branches choose independently.
+    f, branches = d.facts, s.pairs * s.group_size
+    met = f.experts * (1 - (1 - f.active / f.experts) ** branches) if f.active else 0.0
+    weights = d.layers * (f.layer_weights + (met - f.active) * f.expert_weights) + d.width * d.vocabulary
     return steps * w.dtype_bytes * (weights + cache)
 
 
@@ -137,11 +140,11 @@ def replay_forward(g: Geometry, s: Sampling) -> float:
 
 def replay_backward(g: Geometry, s: Sampling) -> float:
     """Gradient to the vision tokens, none to the frozen weights. Checkpointing runs each layer forward again, up to the
-    last thing it kept: not the product that closes its MLP."""
+    last thing it kept: not the product that closes an MLP without experts."""
     products, attention = _replay_products(g, s), _replay_attention(g, s)
     total = products + 2 * attention
     if s.checkpoint:
-        closing = g.decoder.width * g.decoder.mlp_width / g.decoder.layer_weights
+        closing = g.decoder.facts.closing_weights / g.decoder.facts.layer_weights
         total += (1 - closing) * products + attention
     return total
 

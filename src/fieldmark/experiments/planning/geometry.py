@@ -1,56 +1,57 @@
 """The supervisor's geometry, read from its checkpoint folder without loading a weight."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoConfig, AutoModelForImageTextToText
 
-from fieldmark.models.backbone import Backbone
+from fieldmark.experiments.planning.families import TOWERS, DecoderFacts, TowerFacts, decoder_facts, tower_facts
+from fieldmark.models.backbone import Backbone, load_tokenizer
 from fieldmark.models.bundled import bundled_path
-from fieldmark.models.vision_tokens import Preprocessing
-
-PLANNED = ("qwen3_vl",)
-"""Model types whose kept activations are known here (each is held to a measured step by the tests)."""
+from fieldmark.models.families import family_of
+from fieldmark.models.tower import load_preprocessing
+from fieldmark.models.weight_files import SMALL_FILES, fetch
 
 
 @dataclass(frozen=True)
 class TowerGeometry:
     """Vision tower with its mergers. Widths in numbers, `parameters` counted once each."""
 
-    depth: int
-    width: int
-    heads: int
-    mlp_width: int
+    facts: TowerFacts
     patch_values: int
     """Numbers in one patch: channels x frames x side x side."""
     patch_size: int
     merge: int
     """Patches merged per side into one token."""
-    deepstack: int
-    """Layers whose features are also handed over."""
-    block_weights: int
-    """Entries of one block's matrices."""
-    merger_weights: int
-    """Entries of one merger's matrices."""
     parameters: int
+
+    def sequence(self, patches: int) -> int:
+        """Rows that run through the blocks for one picture of so many patches."""
+        return patches + self.facts.class_token
+
+    def attended(self, patches: int) -> float:
+        """Pairs of query and key of one picture (a square of `patches`), summed over the blocks."""
+        side = round(patches**0.5) // self.merge
+        pairs = float((self.facts.depth - self.facts.windowed) * self.sequence(patches) ** 2)
+        if self.facts.windowed:
+            whole, rest = divmod(side, self.facts.window)
+            along = whole * self.facts.window**2 + rest**2
+            pairs += self.facts.windowed * along**2 * self.merge**4
+        return pairs
 
 
 @dataclass(frozen=True)
 class DecoderGeometry:
     """Language model: frozen."""
 
+    facts: DecoderFacts
     layers: int
     width: int
     heads: int
     key_heads: int
     head_dim: int
-    mlp_width: int
     vocabulary: int
-    layer_weights: int
-    """Entries of one layer's matrices."""
     parameters: int
     """Embedding and head included, tied ones once."""
     context: int
@@ -68,49 +69,39 @@ class Geometry:
 def meta_backbone(supervisor: str) -> Backbone:
     """The supervisor as a `Backbone` whose weights have shapes only.
 
-    supervisor: "bundled" or a local folder with config.json, tokenizer and preprocessor_config.json; weight files are
-    not opened, and need not be there.
+    supervisor: "bundled", a hub id, or a folder with config.json, tokenizer and preprocessor_config.json; weight files
+    are neither fetched nor opened, and need not be there.
 
     Raises:
-        ValueError: no such folder, a file is missing, or the architecture is not one that can be planned.
+        ValueError: nothing there, a file is missing, or the architecture is not one that can be planned.
     """
-    folder = Path(bundled_path() if supervisor == "bundled" else supervisor)
+    folder = fetch(bundled_path() if supervisor == "bundled" else supervisor, SMALL_FILES)
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"no config.json in {folder}: a plan is made from a local checkpoint folder "
+            f"no config.json in {folder}: a plan is made from a checkpoint's folder "
             "(config, tokenizer and image processor are enough, the weights are not read)"
         )
     config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if config.model_type not in PLANNED:
-        raise ValueError(f"{folder} is a {config.model_type} model; a plan can be made for {', '.join(PLANNED)}")
+    if config.model_type not in TOWERS:
+        raise ValueError(f"{folder} is a {config.model_type} model; a plan can be made for {', '.join(TOWERS)}")
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     model.tie_weights()
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).is_file():
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            return Backbone(model, tokenizer, Preprocessing.from_file(folder / name)).eval()
-    raise ValueError(f"{folder} has no preprocessor_config.json: put the image processor's configuration there")
+    preprocessing = load_preprocessing(folder, family_of(config.model_type, str(folder)).tower_config(config))
+    return Backbone(model, load_tokenizer(folder), preprocessing).eval()
 
 
 def read_geometry(backbone: Backbone) -> Geometry:
     """Sizes of a backbone's parts, from its configuration and its modules' shapes (meta tensors will do)."""
     config: Any = backbone.model.config
-    vision, text = config.vision_config, config.get_text_config()
-    visual, decoder = backbone.tower.model, backbone.decoder
-    p = backbone.preprocessing
+    text, p = config.get_text_config(), backbone.preprocessing
+    facts = tower_facts(config.model_type, backbone.tower.model)
     tower = TowerGeometry(
-        depth=vision.depth,
-        width=vision.hidden_size,
-        heads=vision.num_heads,
-        mlp_width=vision.intermediate_size,
-        patch_values=vision.in_channels * p.temporal_patch_size * p.patch_size**2,
+        facts=facts,
+        patch_values=facts.channels * p.temporal_patch_size * p.patch_size**2,
         patch_size=p.patch_size,
         merge=p.merge_size,
-        deepstack=len(vision.deepstack_visual_indexes),
-        block_weights=_matrices(visual.blocks[0]),
-        merger_weights=_matrices(visual.merger),
         parameters=sum(q.numel() for q in backbone.tower.parameters()),
     )
     total = sum(q.numel() for q in backbone.model.parameters())
@@ -118,19 +109,14 @@ def read_geometry(backbone: Backbone) -> Geometry:
         name=config.model_type,
         tower=tower,
         decoder=DecoderGeometry(
+            facts=decoder_facts(backbone.decoder.layers, getattr(text, "num_experts_per_tok", 0)),
             layers=text.num_hidden_layers,
             width=text.hidden_size,
             heads=text.num_attention_heads,
             key_heads=text.num_key_value_heads,
             head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-            mlp_width=text.intermediate_size,
             vocabulary=text.vocab_size,
-            layer_weights=_matrices(decoder.layers[0]),
             parameters=total - tower.parameters,
             context=text.max_position_embeddings,
         ),
     )
-
-
-def _matrices(module: nn.Module) -> int:
-    return sum(one.weight.numel() for one in module.modules() if isinstance(one, nn.Linear))

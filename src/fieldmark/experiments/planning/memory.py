@@ -3,10 +3,12 @@
 What a layer keeps for its backward pass follows from what the operations in it save:
 
 * a product with a trained matrix keeps its input, with a frozen one nothing;
-* RMSNorm under a frozen weight keeps its input in float32, LayerNorm with a trained one its input, mean and deviation;
+* RMSNorm under a frozen weight keeps its input in float32, with a trained one also what is scaled; LayerNorm with a
+  trained one its input, mean and deviation;
 * fused attention keeps queries, keys, values, output and one float32 per query and head; under a mask also the mask as
   numbers, and keys and values are repeated for every query head;
-* gated units keep the gate, its activation and the other factor; GELU keeps its input.
+* gated units keep the gate, its activation and the other factor; GELU keeps its input;
+* experts keep that for every one that a token is sent to, and what each hands back; the router keeps its probabilities.
 
 The tower's graph of *every* micro-batch of a step lives until the step's end; the prompt's and the completions'
 graph only for one chunk of the replay. Sampling keeps the prompt's keys and values once, with room to grow.
@@ -15,6 +17,7 @@ graph only for one chunk of the replay. Sampling keeps the prompt's keys and val
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from fieldmark.experiments.planning.families import TowerFacts
 from fieldmark.experiments.planning.geometry import Geometry
 from fieldmark.experiments.planning.workload import Sampling, Workload
 from fieldmark.models.logprobs import DEFAULT_CHUNK_BYTES
@@ -80,7 +83,7 @@ def _moments(g: Geometry, w: Workload, rounds: int) -> Iterator[Moment]:
         for phase, parts in _rollouts(g, w, s):
             working = before["working memory"] + parts.pop("working memory")
             yield Moment(phase, {**fixed, **kept, **before, **parts, "working memory": working})
-    merged_gradients = rounds * leaves / (1 + g.tower.deepstack)
+    merged_gradients = rounds * leaves / (1 + g.tower.facts.deepstack)
     if s is not None:
         both = rounds * leaves  # the metric loss's gradients, kept apart from the policy's
         held = {**kept, "vision tokens": kept["vision tokens"] + merged_gradients + both}
@@ -102,7 +105,7 @@ def _moments(g: Geometry, w: Workload, rounds: int) -> Iterator[Moment]:
         **held,
         "tower activations": (rounds - 1) * tower,
         "gradients": trained,
-        "working memory": working + (grown / g.tower.depth if rounds > 1 else 0),
+        "working memory": working + (grown / g.tower.facts.depth if rounds > 1 else 0),
     }
     yield Moment("tower backward", max((first, last), key=lambda parts: sum(parts.values())))
     ended = {**held, "tower activations": 0.0}
@@ -129,31 +132,55 @@ def trained_bytes(g: Geometry, w: Workload) -> float:
 
 def tower_activations(g: Geometry, w: Workload) -> float:
     """Kept by the tower's graph for one micro-batch, its pictures included."""
-    t, b = g.tower, w.dtype_bytes
-    patches = w.batch * w.patches
-    # norm, product: input and its norm, twice; q, k, v as one block and q, k rotated; attention's result, twice
-    block = b * (11 * t.width + 2 * t.mlp_width) + 4 * t.heads + 4 * b
-    merging = b * t.width * (4 + 3 * t.deepstack)
-    once = b * t.patch_values + 2 * 4 * t.width // t.heads + 4 * (8 + 4)  # pixels; rotary tables; places in the grid
-    pictures = w.batch * 3 * w.image_size**2
-    return patches * (t.depth * block + merging + once) + pictures
+    f, b = g.tower.facts, w.dtype_bytes
+    low, single = _block_numbers(f)
+    if f.merger_rms_norm:  # what is scaled and its result; a float32 copy of the input
+        merging = (1 + f.deepstack) * (b * 2 * f.width + 4 * (f.width + 1))
+    else:  # input and result; DeepStack's input is a block's anyway
+        merging = b * f.width * (2 + f.deepstack)
+    once = b * g.tower.patch_values  # pixels
+    if f.rotary:
+        once += 2 * 4 * f.width // f.heads + 4 * (8 + 4)  # rotary tables; places in the grid
+    inner = 2 * b * f.merger_inner * (1 + f.deepstack)  # between the merger's products: input and result of the GELU
+    return (
+        w.batch * g.tower.sequence(w.patches) * f.depth * (b * low + 4 * single)
+        + w.batch * w.patches * (merging + once)
+        + w.batch * w.tokens * inner
+        + w.batch * 3 * w.image_size**2
+    )
+
+
+def _block_numbers(f: TowerFacts) -> tuple[int, int]:
+    """Numbers per row that one block keeps: in the run's dtype, and in float32 whatever that is."""
+    # Two norms: LayerNorm keeps input, mean and deviation, RMSNorm a float32 copy and what is scaled; then the input of
+    # the product. q, k and v; q and k turned; attention's result, again where it is gathered; one float32 per head.
+    low = 2 * (2 * f.width + 2 * (not f.rms_norm)) + 3 * f.width + f.width
+    single = 2 * (f.width + 1) * f.rms_norm + f.heads
+    if f.rotary:
+        low += 3 * f.width
+    if f.query_norms:
+        low, single = low + 2 * f.width, single + 2 * (f.width + 1)
+    if f.layer_scale:
+        low += 2 * f.width
+    return low + f.mlp_kept * f.mlp_width, single
 
 
 def vision_tokens(g: Geometry, w: Workload) -> float:
     """Merged and DeepStack tokens of one micro-batch."""
-    return w.dtype_bytes * w.batch * w.tokens * g.decoder.width * (1 + g.tower.deepstack)
+    return w.dtype_bytes * w.batch * w.tokens * g.decoder.width * (1 + g.tower.facts.deepstack)
 
 
 def _tower_forward_working(g: Geometry, w: Workload) -> float:
-    t = g.tower
-    pixels = 4 * t.patch_values * 3 if w.dtype_bytes != 4 else 4 * t.patch_values * 2
-    attention = (4 * 4 if w.dtype_bytes == 4 else 5 * 4) * t.width
-    return w.batch * w.patches * max(pixels / (t.depth * 4), attention)
+    f = g.tower.facts
+    pixels = 4 * g.tower.patch_values * 3 if w.dtype_bytes != 4 else 4 * g.tower.patch_values * 2
+    attention = (4 * 4 if w.dtype_bytes == 4 else 5 * 4) * f.width
+    return w.batch * w.patches * max(pixels / (f.depth * 4), attention)
 
 
 def _tower_backward_working(g: Geometry, w: Workload) -> float:
-    t, b = g.tower, w.dtype_bytes
-    return w.batch * w.patches * b * max(2 * t.width + 2 * t.mlp_width, 8 * t.width)
+    """What comes on top before more has been let go than was made: the merger's and the last block's gradients."""
+    f, b = g.tower.facts, w.dtype_bytes
+    return w.batch * b * max(w.tokens * f.merger_inner, w.patches * (f.width + f.mlp_width))
 
 
 # ---- pooler and metric loss
@@ -189,9 +216,9 @@ def _rollouts(g: Geometry, w: Workload, s: Sampling) -> Iterator[tuple[str, dict
     branches = s.pairs * s.group_size
     buffers = branches * s.new_tokens * (8.0 + 4 + 4 + 8)
     fed = s.pairs * s.prompt
-    embedded = fed * b * d.width + s.pairs * 2 * w.tokens * b * d.width * g.tower.deepstack
+    embedded = fed * b * d.width + s.pairs * 2 * w.tokens * b * d.width * g.tower.facts.deepstack
     queries = d.heads * d.head_dim
-    mlp = b * (3 * d.width + 3 * d.mlp_width)
+    mlp = b * (3 * d.width + 3 * d.facts.mlp_width + 2 * d.facts.routed)
     keys = 2 * queries if s.ragged else 2 * d.key_heads * d.head_dim
     attention = b * (3 * d.width + 3 * queries + keys)
     mask = s.pairs * s.prompt**2 * (1.0 + b) if s.ragged else 0.0
@@ -242,10 +269,18 @@ def decoder_activations(g: Geometry, w: Workload, rows: float, queries: float, k
     """Kept by one decoder layer for `rows` rows of `queries` new tokens that see `keys` tokens."""
     d, b = g.decoder, w.dtype_bytes
     q, k = d.heads * d.head_dim, d.key_heads * d.head_dim
-    norms = 4 * (2 * d.width + q + k) + 4 * (2 + d.heads + d.key_heads)
-    per_query = norms + b * 2 * q + 4 * d.heads + b * 3 * d.mlp_width
+    norms = 4.0 * (2 * d.width + 2)
+    if d.facts.query_norms:
+        norms += 4 * (q + k + d.heads + d.key_heads)
+    per_query = norms + b * 2 * q + 4 * d.heads + b * (3 * d.facts.mlp_width + d.facts.routed) + _routing(g)
     per_key = b * 2 * (q if masked else k)
     return rows * (queries * per_query + keys * per_key + (b * queries * keys if masked else 0.0))
+
+
+def _routing(g: Geometry) -> float:
+    """Bytes per token that choosing experts keeps: probabilities, and places of the tokens in four orders."""
+    f = g.decoder.facts
+    return 4.0 * f.experts + 8 * 4 * f.active
 
 
 def _replay(g: Geometry, w: Workload, s: Sampling) -> Iterator[tuple[str, dict[str, float]]]:
@@ -273,7 +308,7 @@ def _replay(g: Geometry, w: Workload, s: Sampling) -> Iterator[tuple[str, dict[s
     if s.checkpoint:
         layers = d.layers * tokens * b * d.width + per_layer
     visual = s.chunk * 2 * w.tokens * (s.group_size if s.method == "unpacked" else 1)
-    embedded = tokens * b * d.width + visual * b * d.width * g.tower.deepstack
+    embedded = tokens * b * d.width + visual * b * d.width * g.tower.facts.deepstack
     ends = 4 * (d.width + 1) * tokens + n * t * d.width * b  # final norm; the slope of the log-probabilities
     kept = layers + ends + embedded + 2 * tokens * d.head_dim * b
     chunk_rows = max(1, DEFAULT_CHUNK_BYTES // (4 * d.vocabulary))
@@ -288,5 +323,7 @@ def _replay(g: Geometry, w: Workload, s: Sampling) -> Iterator[tuple[str, dict[s
             "working memory": masks + predicting,
         },
     )
-    working = (n * t if s.method == "prefix" else tokens) * b * (3 * d.mlp_width + 2 * d.width)
+    working = (
+        (n * t if s.method == "prefix" else tokens) * b * (3 * d.facts.mlp_width + 2 * d.width + 2 * d.facts.routed)
+    )
     yield "replay backward", {"replay activations": kept, "working memory": masks + working}

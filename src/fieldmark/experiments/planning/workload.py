@@ -97,9 +97,12 @@ def read_workload(
     """Counts of one step. backbone: meta weights will do; its tokenizer measures the prompt.
 
     Raises:
-        ValueError: pictures that cannot be cut into patches, a prompt beyond the context, unknown names.
+        ValueError: pictures that cannot be cut into patches, a prompt beyond the context, unknown names, attention that
+            is not fused.
     """
     d, m, tower = config.data, config.model, geometry.tower
+    if m.attention != "sdpa":
+        raise ValueError(f"a plan is made for fused attention: set model.attention to sdpa, not {m.attention}")
     unit = tower.patch_size * tower.merge
     if d.image_size % unit or d.image_size < unit:
         raise ValueError(
@@ -142,7 +145,7 @@ def _sampling(
     config: SagaConfig, backbone: Backbone, geometry: Geometry, tokens: int, assumed: Assumptions
 ) -> Sampling | None:
     w, p, r = config.weights, config.pairs, config.rollouts
-    if w.policy == 0 and w.alignment == 0 and w.policy_relative is None:
+    if not w.need_rollouts:
         return None
     if config.replay.checkpoint and config.replay.method != "packed":
         raise ValueError(f'replay.checkpoint needs replay.method "packed", not {config.replay.method!r}')

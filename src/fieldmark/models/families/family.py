@@ -12,11 +12,12 @@ class Family:
     """One family, as `fieldmark.models.backbone` and `fieldmark.models.tower` need to know it.
 
     name: for messages. model_types: the `model_type` of the config.json files that belong to it.
-    tower_config: the whole model's configuration to that of its tower, one that `AutoModel.from_config` builds. It
+    tower_config: the whole model's configuration to that of its tower, one of those in `towers`. It
     has `patch_size`, `spatial_merge_size` and `temporal_patch_size`, and says the width of the tower's tokens in
     `out_hidden_size` (or, like Qwen2-VL, in `hidden_size`).
     tower_of: the whole model to its tower, called with flat patches and `grid_thw` and answering with
     `pooler_output` (see `VisionTower`). It must share the model's weights, not copy them.
+    towers: the towers' configuration classes -> the modules that they build.
     tower_keys: beginnings of the tower's keys in published checkpoints -> beginnings of the tower module's own. The
     first one that fits counts.
     """
@@ -25,6 +26,7 @@ class Family:
     model_types: tuple[str, ...]
     tower_config: Callable[[Any], Any]
     tower_of: Callable[[Any], nn.Module]
+    towers: Mapping[type, Callable[[Any], nn.Module]]
     tower_keys: Mapping[str, str]
 
     def tower_key(self, key: str) -> str | None:

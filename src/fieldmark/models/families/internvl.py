@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
@@ -115,7 +115,6 @@ def _tower_of(model: Any) -> InternVLTower:
 
 
 AutoConfig.register(InternVLTowerConfig.model_type, InternVLTowerConfig, exist_ok=True)
-AutoModel.register(InternVLTowerConfig, InternVLTower, exist_ok=True)
 
 _PARTS = ("vision_tower.", "multi_modal_projector.")
 FAMILY = Family(
@@ -123,5 +122,6 @@ FAMILY = Family(
     model_types=("internvl",),
     tower_config=_tower_config,
     tower_of=_tower_of,
+    towers={InternVLTowerConfig: InternVLTower},
     tower_keys={**{f"model.{part}": part for part in _PARTS}, **{part: part for part in _PARTS}},
 )
