@@ -11,7 +11,7 @@ def test_emoji_collection_from_packages_at_hand(fieldmark: Callable[..., Any], t
     said = fieldmark(*command, "--languages", "[en, de]", "--val_share", "0.2")
     assert said.code == 0, said.err
     assert "35 concepts" in said.out and "licences" in said.out
-    assert (tmp_path / "out" / "licences" / "LICENCES.md").is_file()
+    assert (tmp_path / "out" / "licences" / "LICENCES.txt").is_file()
 
     again = fieldmark(*command, "--languages", "[en, de]")
     assert again.code == 2 and "--force" in again.err

@@ -38,6 +38,6 @@ def _data_emoji(options: "Options") -> Run:
         )
         print(summary.as_text())
         print(f"\nwritten: {given.out} (pictures at a glance: {given.out}/contact_sheet.png)")
-        print(f"licences: {given.out}/licences/LICENCES.md")
+        print(f"licences: {given.out}/licences/LICENCES.txt")
 
     return run

@@ -85,7 +85,7 @@ def test_summary_and_what_lies_beside(written: tuple[Path, EmojiSummary]) -> Non
     }
     assert summary.shared_pictures == 2
     assert (root / "skipped.jsonl").read_text() == ""
-    licences = (root / "licences" / "LICENCES.md").read_text()
+    licences = (root / "licences" / "LICENCES.txt").read_text()
     for style, package in STYLES.items():
         assert package in licences and f"Makers of {style}" in licences
         assert json.loads((root / "licences" / f"{style}.json").read_text())["license"]["spdx"] == "CC-BY-4.0"

@@ -1,4 +1,5 @@
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import numpy as np
 
@@ -44,6 +45,21 @@ def test_grains_of_a_picture(catalogue: Catalogue) -> None:
     assert grains["1F44D-1F3FF"] == ("thumbs up", "dark skin tone")
     assert grains["1F44D"] == ("thumbs up", DEFAULT_TONE)
     assert grains["1F408"] == ("cat",)
+
+
+def test_skin_tone_that_a_style_does_not_draw_is_no_grain(catalogue: Catalogue) -> None:
+    thumbs = frozenset(c.hexcode for c in catalogue.tones["1F44D"])
+    pictures = tuple(
+        replace(p, shows=thumbs) if p.style == "openmoji" and p.hexcode in thumbs else p for p in catalogue.pictures
+    )
+    alike = replace(catalogue, pictures=pictures)
+    (query,) = [q for q in same_queries(view(alike), 0, "openmoji", POOL) if (q.source or {})["emoji"] == "1F44D-1F3FF"]
+    assert query.grains == ("thumbs up",)
+    assert {hexcode for _, hexcode in shown(alike, query)} == thumbs
+    for query in edits(alike):
+        source = query.source or {}
+        if source["emoji"] in thumbs and source["kind"] == "tone":
+            assert len(query.grains) == 2, "what is asked for is asked for"
 
 
 def test_answers_satisfy_the_grains_and_near_misses_do_not(catalogue: Catalogue) -> None:

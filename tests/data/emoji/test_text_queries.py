@@ -8,7 +8,7 @@ import pytest
 
 from fieldmark.data.emoji.catalogue import Catalogue, SplitView, style_grain
 from fieldmark.data.emoji.packages import STYLES
-from fieldmark.data.emoji.text_queries import MAX_ANSWERS, text_queries
+from fieldmark.data.emoji.text_queries import MAX_ANSWERS, MAX_KEYWORDS, text_queries
 from fieldmark.data.multimodal.mbeir_writing import NewQuery
 
 ALL = tuple(STYLES)
@@ -111,6 +111,19 @@ def test_vague_ones_get_more_keywords_or_are_left_out(catalogue: Catalogue) -> N
     queries, vague = made(replace(catalogue, concepts=dull, languages=("en",)))
     assert vague == 5
     assert not {"1F408", "1F415"} & by_kind(queries, "keywords").keys()
+
+
+def test_no_text_grows_without_end(catalogue: Catalogue) -> None:
+    words = tuple(f"word {n}" for n in range(20))
+    dull = tuple(
+        replace(c, meanings={"en": replace(c.meanings["en"], keywords=words)})
+        if c.group == "animals-nature"
+        else replace(c, meanings={"en": c.meanings["en"]})
+        for c in catalogue.concepts
+    )
+    queries, vague = made(replace(catalogue, concepts=dull, languages=("en",)))
+    assert vague == 5
+    assert max(len(q.grains) for q in queries) <= MAX_KEYWORDS + 2
 
 
 def test_same_seed_same_queries(catalogue: Catalogue) -> None:

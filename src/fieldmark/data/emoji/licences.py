@@ -13,7 +13,7 @@ _UNKNOWN = "(the package does not say)"
 
 
 def write_licences(folder: Path, styles: Sequence[Style], emojibase: Path) -> None:
-    """``LICENCES.md``, each style's own words (``STYLE.json``), and licence files that emojibase-data brings along."""
+    """``LICENCES.txt``, each style's own words (``STYLE.json``), and licence files that emojibase-data brings along."""
     folder.mkdir(parents=True)
     lines = [
         "# Licences of this collection",
@@ -55,7 +55,7 @@ def write_licences(folder: Path, styles: Sequence[Style], emojibase: Path) -> No
         "CC-BY and CC-BY-SA ask you to name the author wherever you show these pictures; CC-BY-SA asks you to pass",
         "adapted pictures on under the same licence.",
     ]
-    (folder / "LICENCES.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "LICENCES.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

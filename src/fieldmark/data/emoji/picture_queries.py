@@ -2,7 +2,7 @@
 
 | kind | query | grains |
 |---|---|---|
-| picture | a picture | name and skin tone of what it shows |
+| picture | a picture | name and skin tone of what it shows, as far as the style draws skin tones |
 | other style | a picture, "the same in another style" | the same |
 | named style | a picture, "the same, but in the style of …" | the same, and the style |
 | tone | a picture, "the same, but with dark skin tone" | name, the wanted skin tone |
@@ -58,7 +58,7 @@ def edit_queries(
         own = view.concepts[picture.hexcode]
         for kind, wanted, wanted_style in _edits(view, own, pool, rng):
             answers = _answers(picture.shows if wanted is own else {wanted.hexcode}, showing)
-            grains = catalogue.picture_grains(wanted)
+            grains = catalogue.picture_grains(wanted) if wanted is not own else _visible(view, picture)
             changes = [] if wanted is own else [f"with {grains[-1]}"]
             if wanted_style:
                 answers = [n for n in answers if catalogue.pictures[n].style == wanted_style]
@@ -105,9 +105,16 @@ def _plain_query(view: SplitView, number: int, task: int, picture: Picture, answ
         task,
         dict.fromkeys(answers, 1),
         image=picture.path,
-        grains=view.catalogue.picture_grains(view.concepts[picture.hexcode]),
+        grains=_visible(view, picture),
         source={"kind": "picture", "emoji": picture.hexcode, "style": picture.style},
     )
+
+
+def _visible(view: SplitView, picture: Picture) -> tuple[str, ...]:
+    """Name and skin tone of what a picture shows; a skin tone only if the style draws others differently."""
+    name, *tone = view.catalogue.picture_grains(view.concepts[picture.hexcode])
+    everywhere = all(tone == list(view.catalogue.picture_grains(view.concepts[one])[1:]) for one in picture.shows)
+    return (name, *tone) if everywhere else (name,)
 
 
 def _pictures(view: SplitView, styles: Collection[str]) -> list[Picture]:

@@ -8,7 +8,7 @@
 
 Such a query is answered by every picture all of whose grains hold. So "thumbs up" finds all skin tones, and "cat" a
 cat's face, which bears that keyword. What more than `MAX_ANSWERS` emoji would answer, skin tones aside, gets more
-keywords, and is left out if they do not help.
+keywords, and is left out if `MAX_KEYWORDS` do not help.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from fieldmark.data.multimodal.mbeir_writing import NewQuery
 TASK = 0
 """M-BEIR's number of text → image."""
 MAX_ANSWERS = 3
+MAX_KEYWORDS = 5
 
 
 def text_queries(
@@ -81,10 +82,10 @@ def _listed(meaning: Meaning, kind: str, rng: np.random.Generator) -> tuple[list
 
 
 def _telling(view: SplitView, meaning: Meaning, grains: list[str], least: int) -> tuple[str, ...] | None:
-    """The first `least` grains, or as many as it takes until few emoji share them, and the skin tone; None if all
-    of them do not suffice."""
+    """The first `least` grains, or as many as it takes until few emoji share them, and the skin tone; None if that
+    takes too many."""
     tone = (meaning.tone,) if meaning.tone else ()
-    for count in range(least, len(grains) + 1):
+    for count in range(least, min(len(grains), MAX_KEYWORDS) + 1):
         chosen = (*grains[:count], *tone)
         if len({view.concepts[hexcode].base for hexcode in _answers(view, chosen)}) <= MAX_ANSWERS:
             return chosen
