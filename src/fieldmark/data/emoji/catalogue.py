@@ -21,6 +21,11 @@ def style_grain(title: str) -> str:
     return f"in the style of {title}"
 
 
+def entity_grain(name: str) -> str:
+    """Which emoji it is: "the emoji cat". The bare word "cat" is also true of a cat's face."""
+    return f"the emoji {name}"
+
+
 @dataclass(frozen=True)
 class Picture:
     """One drawing of one emoji."""
@@ -65,10 +70,11 @@ class Catalogue:
         return {base: tuple(members) for base, members in found.items() if len(members) > 1}
 
     def picture_grains(self, concept: Concept) -> tuple[str, ...]:
-        """What a picture of it says: name and skin tone, in English."""
+        """What a picture of it says, in English: which emoji, in which skin tone."""
         meaning = concept.meanings[self.languages[0]]
         tone = meaning.tone or (DEFAULT_TONE if concept.base in self.tones else "")
-        return (meaning.name, tone) if tone else (meaning.name,)
+        entity = entity_grain(meaning.name)
+        return (entity, tone) if tone else (entity,)
 
     @cached_property
     def picture_candidates(self) -> tuple[NewCandidate, ...]:
@@ -146,6 +152,14 @@ class SplitView:
         """Numbers of the texts."""
         texts = enumerate(self.catalogue.texts, start=len(self.catalogue.pictures))
         return [number for number, text in texts if text.means & self.concepts.keys()]
+
+    def with_fact(self, styles: Collection[str]) -> dict[str, frozenset[int]]:
+        """Grain → numbers of the pictures in some styles of which it is true."""
+        found: dict[str, set[int]] = defaultdict(set)
+        for number in self.pictures(styles):
+            for fact in self.catalogue.picture_candidates[number].facts:
+                found[fact].add(number)
+        return {fact: frozenset(numbers) for fact, numbers in found.items()}
 
     def showing(self, styles: Collection[str]) -> dict[str, list[int]]:
         """Hexcode → numbers of the pictures in some styles that show it."""

@@ -2,13 +2,14 @@
 
 | kind | query | grains |
 |---|---|---|
-| picture | a picture | name and skin tone of what it shows, as far as the style draws skin tones |
+| picture | a picture | which emoji it shows, in which skin tone, as far as the style draws skin tones |
 | other style | a picture, "the same in another style" | the same |
 | named style | a picture, "the same, but in the style of …" | the same, and the style |
-| tone | a picture, "the same, but with dark skin tone" | name, the wanted skin tone |
-| tone and style | both | name, the wanted skin tone, the style |
+| tone | a picture, "the same, but with dark skin tone" | which emoji, the wanted skin tone |
+| tone and style | both | which emoji, the wanted skin tone, the style |
 
-They are answered by pictures and texts of the wanted emoji itself, or of one that is drawn just so.
+They are answered by pictures and texts of the wanted emoji itself, or of one that the style of the query draws just
+so.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -111,10 +112,10 @@ def _plain_query(view: SplitView, number: int, task: int, picture: Picture, answ
 
 
 def _visible(view: SplitView, picture: Picture) -> tuple[str, ...]:
-    """Name and skin tone of what a picture shows; a skin tone only if the style draws others differently."""
-    name, *tone = view.catalogue.picture_grains(view.concepts[picture.hexcode])
+    """Which emoji a picture shows, in which skin tone; the latter only if the style draws others differently."""
+    entity, *tone = view.catalogue.picture_grains(view.concepts[picture.hexcode])
     everywhere = all(tone == list(view.catalogue.picture_grains(view.concepts[one])[1:]) for one in picture.shows)
-    return (name, *tone) if everywhere else (name,)
+    return (entity, *tone) if everywhere else (entity,)
 
 
 def _pictures(view: SplitView, styles: Collection[str]) -> list[Picture]:

@@ -32,7 +32,7 @@ def text_queries(
 
     For every emoji: name and keywords in English and in another language, drawn for it; and, of several styles, one.
     """
-    catalogue, showing = view.catalogue, view.showing(styles)
+    catalogue, pictures = view.catalogue, view.with_fact(styles)
     english, *others = catalogue.languages
     queries: list[NewQuery] = []
     vague = 0
@@ -50,10 +50,9 @@ def text_queries(
             if grains is None:
                 vague += 1
                 continue
-            answers = sorted({n for hexcode in _answers(view, grains) for n in showing.get(hexcode, ())})
             if style:
                 grains = (*grains, style_grain(catalogue.titles[style]))
-                answers = [n for n in answers if catalogue.pictures[n].style == style]
+            answers = sorted(frozenset.intersection(*(pictures.get(grain, frozenset()) for grain in grains)))
             if answers:
                 queries.append(_query(view, first + len(queries), answers, grains, kind, language, concept))
     return queries, vague
@@ -87,11 +86,7 @@ def _telling(view: SplitView, meaning: Meaning, grains: list[str], least: int) -
     tone = (meaning.tone,) if meaning.tone else ()
     for count in range(least, min(len(grains), MAX_KEYWORDS) + 1):
         chosen = (*grains[:count], *tone)
-        if len({view.concepts[hexcode].base for hexcode in _answers(view, chosen)}) <= MAX_ANSWERS:
+        meant = frozenset.intersection(*(view.by_fact[grain] for grain in chosen))
+        if len({view.concepts[hexcode].base for hexcode in meant}) <= MAX_ANSWERS:
             return chosen
     return None
-
-
-def _answers(view: SplitView, grains: Sequence[str]) -> frozenset[str]:
-    """Emoji of which all grains are true."""
-    return frozenset.intersection(*(view.by_fact[grain] for grain in grains))
