@@ -70,7 +70,11 @@ def unpacked_folder(root: Path, name: str) -> Path:
 
 
 def unpack(
-    archive: Path, keep: Callable[[str], bool] | None = None, limits: UnpackLimits = DEFAULT_UNPACK_LIMITS
+    archive: Path,
+    keep: Callable[[str], bool] | None = None,
+    limits: UnpackLimits = DEFAULT_UNPACK_LIMITS,
+    *,
+    quiet: bool = False,
 ) -> Path:
     """Unpacks a .tgz, .tar.gz or .tar beside itself, once, and says so on stderr; later calls return the folder.
 
@@ -79,6 +83,7 @@ def unpack(
 
     Args:
         keep: which files (by name inside the archive) are written; None for all.
+        quiet: say nothing on stderr.
 
     Returns:
         The folder ``<name>.unpacked``.
@@ -95,7 +100,8 @@ def unpack(
         _check_marker(archive, target)
         return target
     partial = archive.parent / f".{name}.{uuid.uuid4().hex[:8]}.partial"
-    print(f"unpacking {archive} into {target} …", file=sys.stderr, flush=True)
+    if not quiet:
+        print(f"unpacking {archive} into {target} …", file=sys.stderr, flush=True)
     try:
         partial.mkdir()
     except OSError as error:
@@ -115,6 +121,8 @@ def unpack(
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    if quiet:
+        return target
     special = f"; {len(passed)} links or devices passed over, first {passed[0]!r}" if passed else ""
     print(f"unpacked {written} files{special}", file=sys.stderr, flush=True)
     return target

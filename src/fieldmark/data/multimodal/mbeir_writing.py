@@ -1,4 +1,4 @@
-"""Writes a collection in M-BEIR's layout.
+"""Writes data sets in M-BEIR's layout.
 
 query/{train,val,test}/mbeir_<name>_task<k>_<split>.jsonl     training queries: also mbeir_<name>_train.jsonl, uncut
 query/union_train/mbeir_union_up_train.jsonl                  the training queries again
@@ -76,6 +76,9 @@ class NewCollection:
     """(task, split) → candidates."""
     wordings: Mapping[int, tuple[str, ...]]
     """Task → wordings of its instruction, at least one."""
+    candidates_of: int | None = None
+    """Number of the data set that its candidates belong to; None: its own. Data sets that search the same pictures
+    name the same one, so that a picture has one id."""
 
     def __post_init__(self) -> None:
         if self.number < FIRST_OWN_NUMBER:
@@ -84,21 +87,56 @@ class NewCollection:
             raise ValueError(f"a data set's name has lower-case letters, digits and hyphens only, got {self.name!r}")
 
 
-def write_mbeir(root: Path, collection: NewCollection) -> None:
+def write_mbeir(root: Path, *collections: NewCollection) -> None:
     """Writes everything but the pictures. `root` is to be empty, and is renamed by the caller when it is complete.
 
     Raises:
-        ValueError: a query's positive is not in its pool.
+        ValueError: a query's positive is not in its pool, or two data sets have one name or number.
     """
+    for key in ("name", "number"):
+        if len({getattr(one, key) for one in collections}) < len(collections):
+            raise ValueError(f"every data set needs its own {key}, got {[getattr(one, key) for one in collections]}")
+    for collection in collections:
+        _write_tasks(root, collection)
+    for split in SPLITS:
+        union = {
+            (_pool_number(collection), one.number): one
+            for collection in collections
+            for (_, own), pool in collection.pools.items()
+            if own == split
+            for one in pool
+        }
+        if union:
+            _write_lines(global_pool_file(root, split), (_candidate(union[key], key[0]) for key in sorted(union)))
+    training = {
+        collection.name: [_query(one, collection) for one in collection.queries if one.split == "train"]
+        for collection in collections
+    }
+    for name, records in training.items():
+        if records:
+            _write_lines(training_files(root, name), records)
+    if any(training.values()):
+        _write_lines(training_files(root), [record for records in training.values() for record in records])
+    rows = [
+        (*TASKS[task], collection.name, collection.number, collection.wordings[task])
+        for collection in collections
+        for task in sorted({query.task for query in collection.queries})
+    ]
+    _write(instructions_file(root), instructions_text(rows))
+
+
+def _write_tasks(root: Path, collection: NewCollection) -> None:
+    """Queries, relevance and local pools."""
     tasks = sorted({(query.task, query.split) for query in collection.queries})
+    candidates_of = _pool_number(collection)
     for task, split in tasks:
         queries = [one for one in collection.queries if (one.task, one.split) == (task, split)]
         pool = collection.pools[(task, split)]
         _check_positives(queries, pool, f"{collection.name}_task{task} {split}")
         name = TaskName(collection.name, task)
-        _write_lines(query_file(root, name, split), (_query(one, collection.number) for one in queries))
+        _write_lines(query_file(root, name, split), (_query(one, collection) for one in queries))
         qrels = [
-            f"{_id(collection.number, one.number)} 0 {_id(collection.number, did)} {grade} {task}\n"
+            f"{_id(collection.number, one.number)} 0 {_id(candidates_of, did)} {grade} {task}\n"
             for one in queries
             for did, grade in one.positives.items()
         ]
@@ -107,21 +145,11 @@ def write_mbeir(root: Path, collection: NewCollection) -> None:
         if not shared:
             part = "" if split == "test" else f"_{split}"
             path = root / "cand_pool" / "local" / f"mbeir_{name}{part}_cand_pool.jsonl"
-            _write_lines(path, (_candidate(one, collection.number) for one in pool))
-    for split in SPLITS:
-        union = {one.number: one for (_, own), pool in collection.pools.items() if own == split for one in pool}
-        if union:
-            ordered = (_candidate(union[number], collection.number) for number in sorted(union))
-            _write_lines(global_pool_file(root, split), ordered)
-    training = [_query(one, collection.number) for one in collection.queries if one.split == "train"]
-    if training:
-        _write_lines(training_files(root), training)
-        _write_lines(training_files(root, collection.name), training)
-    rows = [
-        (*TASKS[task], collection.name, collection.number, collection.wordings[task])
-        for task in sorted({task for task, _ in tasks})
-    ]
-    _write(instructions_file(root), instructions_text(rows))
+            _write_lines(path, (_candidate(one, candidates_of) for one in pool))
+
+
+def _pool_number(collection: NewCollection) -> int:
+    return collection.number if collection.candidates_of is None else collection.candidates_of
 
 
 def _check_positives(queries: Sequence[NewQuery], pool: Sequence[NewCandidate], where: str) -> None:
@@ -132,16 +160,16 @@ def _check_positives(queries: Sequence[NewQuery], pool: Sequence[NewCandidate], 
             raise ValueError(f"{where}: query {query.number} needs positives from its pool; not in it: {strangers[:3]}")
 
 
-def _query(one: NewQuery, dataset: int) -> dict[str, Any]:
+def _query(one: NewQuery, collection: NewCollection) -> dict[str, Any]:
     modality = ",".join(name for name, value in (("image", one.image), ("text", one.text)) if value)
     record: dict[str, Any] = {
-        "qid": _id(dataset, one.number),
+        "qid": _id(collection.number, one.number),
         "query_txt": one.text,
         "query_img_path": one.image,
         "query_modality": modality,
         "query_src_content": None if one.source is None else json.dumps(one.source, ensure_ascii=False),
-        "pos_cand_list": [_id(dataset, number) for number in one.positives],
-        "neg_cand_list": [_id(dataset, number) for number in one.negatives],
+        "pos_cand_list": [_id(_pool_number(collection), number) for number in one.positives],
+        "neg_cand_list": [_id(_pool_number(collection), number) for number in one.negatives],
         "task_id": one.task,
     }
     if one.grains:

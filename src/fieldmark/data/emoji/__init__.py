@@ -1,0 +1,1 @@
+"""Emoji as a retrieval collection, out of npm packages. Start with `collection.write_emoji`."""
