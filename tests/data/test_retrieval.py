@@ -1,8 +1,9 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from fieldmark.data.retrieval import Item, Query, RetrievalTask
+from fieldmark.data.retrieval import Item, Query, RetrievalTask, share_of_grains
 
 
 def test_modality_is_named_as_in_mbeir() -> None:
@@ -28,3 +29,26 @@ def test_a_task_needs_queries_a_pool_and_a_cutoff(queries: int, pool: int, cutof
     item = Item("9:1", "a dog")
     with pytest.raises(ValueError, match=named):
         RetrievalTask("coco", [Query(item)] * queries, [item] * pool, {}, cutoff)
+
+
+def test_a_video_stands_alone() -> None:
+    assert Item("v", video=Path("a.mp4")).modality == "video"
+    with pytest.raises(ValueError, match="'v' has a video and something else"):
+        Item("v", "text", video=Path("a.mp4"))
+
+
+def test_a_query_is_reworded_with_the_generator_that_is_given() -> None:
+    query = Query(Item("1", "a dog"), "first", ("first", "second"))
+    drawn = [query.reworded(np.random.default_rng(seed)).instruction for seed in range(20)]
+    assert set(drawn) == {"first", "second"} and query.instruction == "first"
+    assert drawn == [query.reworded(np.random.default_rng(seed)).instruction for seed in range(20)]
+    alone = Query(Item("1", "a dog"), "only")
+    assert alone.reworded(np.random.default_rng(0)) is alone
+
+
+def test_share_of_grains() -> None:
+    query = Query(Item("1", "x"), grains=("bill red", "wing barred"))
+    facts = [(), ("bill red", "leg blue"), ("wing barred", "bill red")]
+    assert [share_of_grains(query, Item("c", "x", facts=one)) for one in facts] == [0, 0.5, 1]
+    with pytest.raises(ValueError, match="'1' has no grains"):
+        share_of_grains(Query(Item("1", "x")), Item("c", "x"))

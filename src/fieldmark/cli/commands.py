@@ -105,32 +105,6 @@ def _data_inspect(options: "Options") -> Run:
     return run
 
 
-@command("data fieldguide", "draw the bundled picture world: birds with known field marks")
-def _data_fieldguide(options: "Options") -> Run:
-    """Draws a world of birds: class folders, true attributes, part masks, a split and a contact sheet.
-    The same seed gives the same bytes. With --habitat 1 every training species stands in its own
-    habitat: a shortcut that the labels do not warn of, and that the test species do not have.
-
-    example:
-      fieldmark data fieldguide --out worlds/birds --species 200 --per 24 --nuisance .35 --habitat 1 --seed 0
-    """
-    from fieldmark.data.fieldguide.world import FieldguideConfig
-
-    options.config(FieldguideConfig)
-    options.add("--out", "Folder to write.", required=True)
-    options.add("--workers", "Processes that draw. Not given: one per processor.", int | None)
-    options.flag("--force", "Replace the folder if it exists.")
-
-    def run(given: "Given") -> None:
-        from fieldmark.data.fieldguide.world import write_fieldguide
-
-        out = write_fieldguide(given.config, Path(given.out), workers=given.workers, force=given.force)
-        print(f"{given.config.species} species, {given.config.per} pictures each: {out}")
-        print(f"contact sheet: {out / 'contact_sheet.png'}")
-
-    return run
-
-
 @command("supervisor check", "is this multimodal LLM worth training with, on these pictures?")
 def _supervisor_check(options: "Options") -> Run:
     """Asks the supervisor about pairs of training pictures, before hours of training: how often its

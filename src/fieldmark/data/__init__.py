@@ -9,5 +9,7 @@ Import from the modules, so that a decoding worker does not have to load torch:
 - `splits`: class-disjoint training, validation and test parts
 - `samplers`: class-balanced batches, and pairs for the verdicts
 - `loader`: batches that are decoded and resized ahead of the step
-- `fieldguide`: the bundled picture world
+- `fieldguide`: the bundled picture world, as class folders or as a retrieval collection
+- `retrieval`: items, queries with grains, tasks with graded relevance
+- `multimodal`: M-BEIR and its layout, one's own queries, sentence triplets, videos
 """

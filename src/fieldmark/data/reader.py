@@ -5,14 +5,25 @@ This module does not import torch: decoding processes load it.
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from fieldmark.data.collection import LabelledImages
-
 _TYPICAL_PICTURE_BYTES = 500 * 400 * 3
 _LOG_MAX_RATIO = math.log(4 / 3)
+
+
+class Pictures(Protocol):
+    """What a reader reads: a `LabelledImages`, or the pictures of retrieval items."""
+
+    def __len__(self) -> int: ...
+
+    def decode(self, i: int) -> Image.Image:
+        """Picture i as RGB. Raises `BadImage`."""
+
+    def name(self, i: int) -> str:
+        """Picture i as errors call it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class PictureReader:
 
     def __init__(
         self,
-        collection: LabelledImages,
+        collection: Pictures,
         image_size: int,
         augmentation: Augmentation | None,
         seed: int,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fieldmark.data.fieldguide.drawing import PART_OF_ATTRIBUTE, PARTS
-from fieldmark.data.fieldguide.picture import take_picture
+from fieldmark.data.fieldguide.picture import take_image, take_picture
 from fieldmark.data.fieldguide.species import FIELD_MARKS, PLUMAGE
 
 PLAIN = {**{n: v[0] for n, v in FIELD_MARKS.items()}, **{n: v[0] for n, v in PLUMAGE.items()}}
@@ -64,3 +64,9 @@ def test_plates_have_plain_paper_and_habitats_do_not():
         return len(np.unique(p.image[p.mask == 0][:600], axis=0))
 
     assert background(11) > background(None)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_image_alone_is_the_same(seed):
+    alone = take_image(PLAIN, 5, 0.7, np.random.default_rng(seed), 64)
+    assert np.array_equal(alone, picture(PLAIN, nuisance=0.7, habitat=5, seed=seed).image)

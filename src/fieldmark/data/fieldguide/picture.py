@@ -1,7 +1,7 @@
 """One picture of one bird: drawn, rendered, photographed badly, with its mask."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,20 +39,40 @@ def take_picture(
         rng: the only source of randomness.
         size: side in pixels.
     """
+    compose = _scene(attributes, habitat, nuisance, rng)
+    image = _render(compose(False), size, "geometric_precision")
+    mask = _render(compose(True), size, "crisp_edges")[:, :, 0]
+    return Picture(_photograph(image, nuisance, rng), (mask.astype(np.int64) + 10).astype(np.uint8) // 20)
+
+
+def take_image(
+    attributes: Mapping[str, str],
+    habitat: int | None,
+    nuisance: float,
+    rng: np.random.Generator,
+    size: int = PICTURE_SIZE,
+) -> np.ndarray:
+    """The `image` of `take_picture` alone, the same for the same generator, in less time."""
+    compose = _scene(attributes, habitat, nuisance, rng)
+    return _photograph(_render(compose(False), size, "geometric_precision"), nuisance, rng)
+
+
+def _scene(
+    attributes: Mapping[str, str], habitat: int | None, nuisance: float, rng: np.random.Generator
+) -> Callable[[bool], str]:
+    """Draws posture, place and leaves from `rng`; returns what writes the scene as SVG, flat or in colour."""
     posture = random_posture(rng, nuisance)
-    scene, leaves = int(rng.integers(2**31)), int(rng.integers(2**31))
+    place, leaves = int(rng.integers(2**31)), int(rng.integers(2**31))
 
     def compose(flat: bool) -> str:
         canvas = Canvas(flat)
-        draw_habitat(canvas, habitat, np.random.default_rng(scene))
+        draw_habitat(canvas, habitat, np.random.default_rng(place))
         branch(canvas, posture)
         draw_bird(canvas, attributes, posture)
         draw_leaves(canvas, np.random.default_rng(leaves), nuisance)
         return canvas.svg()
 
-    image = _render(compose(flat=False), size, "geometric_precision")
-    mask = _render(compose(flat=True), size, "crisp_edges")[:, :, 0]
-    return Picture(_photograph(image, nuisance, rng), (mask.astype(np.int64) + 10).astype(np.uint8) // 20)
+    return compose
 
 
 def _render(svg: str, size: int, quality: Literal["geometric_precision", "crisp_edges"]) -> np.ndarray:
