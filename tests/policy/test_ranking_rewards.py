@@ -196,7 +196,7 @@ def test_own_function_by_import_path() -> None:
     assert own.arguments == ("positive", "negatives")
     with pytest.raises(ValueError, match="returned tensor"):  # a reward is a number
         own(positive=torch.tensor([0.9]), negatives=torch.tensor([0.2]))
-    with pytest.raises(ValueError, match="unknown reward .verdict_correct."):
+    with pytest.raises(ValueError, match=r"unknown reward .verdict_correct."):
         RankingRewardConfig(function="verdict_correct").own_reward()
     with pytest.raises(ValueError, match="asks for 'gamma'"):
         RankingRewardConfig(function="fieldmark.policy.ranking_rewards:elva_ranking_reward").own_reward()
