@@ -90,15 +90,22 @@ class RankingMetrics:
         known = ["recall_at_K", *(f"ndcg_at_{k}" for k in self.query_ndcg), "mrr"]
         raise ValueError(f"unknown metric {metric!r}; choose from {', '.join(known)}")
 
-    def interval(self, metric: str, generator: np.random.Generator, level: float = 0.95) -> Interval:
-        """Mean of ``per_query`` with its bootstrap interval over queries."""
-        return bootstrap_interval(self.per_query(metric), generator, level)
+    def interval(
+        self,
+        metric: str,
+        generator: np.random.Generator,
+        level: float = 0.95,
+        *,
+        groups: np.ndarray | None = None,
+    ) -> Interval:
+        """Mean of ``per_query`` with its bootstrap interval over queries, or over groups (n,) of queries."""
+        return bootstrap_interval(self.per_query(metric), generator, level, groups=groups)
 
 
 def index_relevance(
     name: str,
     query_ids: Iterable[str],
-    candidate_ids: Iterable[str],
+    candidate_ids: Iterable[str] | Mapping[str, int],
     relevance: Mapping[str, Mapping[str, float]],
     *,
     absent: Literal["error", "count"] = "error",
@@ -107,6 +114,7 @@ def index_relevance(
 
     Args:
         name: the task's, for messages.
+        candidate_ids: the pool's, in its order; or their places, if they are known already (``places_of``).
         relevance: query id → candidate id → grade. Queries that are not asked for are passed over.
         absent: relevant candidates that are not in the pool: "error", or "count" them as never found.
 
@@ -114,8 +122,8 @@ def index_relevance(
         ValueError: an id that stands twice, a query without positives, a positive that is not in the pool, or a grade
             that is not above 0.
     """
-    places = _unique(name, "candidate", candidate_ids)
-    queries = _unique(name, "query", query_ids)
+    places = candidate_ids if isinstance(candidate_ids, Mapping) else places_of(name, "candidate", candidate_ids)
+    queries = places_of(name, "query", query_ids)
     starts, candidates, grades = [0], [], []
     for query in queries:
         positives = relevance.get(query)
@@ -280,8 +288,12 @@ def _hidden(relevance: Relevance, excluded: tuple[np.ndarray, np.ndarray] | None
     return rows, columns
 
 
-def _unique(name: str, kind: str, ids: Iterable[str]) -> dict[str, int]:
-    """Id → place."""
+def places_of(name: str, kind: str, ids: Iterable[str]) -> dict[str, int]:
+    """Id → place.
+
+    Raises:
+        ValueError: an id stands twice.
+    """
     places: dict[str, int] = {}
     for i, one in enumerate(ids):
         if places.setdefault(one, i) != i:
