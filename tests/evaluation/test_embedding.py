@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.fixtures_retrieval import ColorEncoder, square
+from tests.fixtures_colors import ColorEncoder, square
 
 from fieldmark.data.decode import BadImage
 from fieldmark.data.retrieval import Item, Query

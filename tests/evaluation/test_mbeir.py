@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.fixtures_retrieval import ColorEncoder, write_colors
+from tests.fixtures_colors import ColorEncoder, write_colors
 
 from fieldmark.data.multimodal.mbeir_layout import OFFICIAL, TaskName
 from fieldmark.evaluation.embedding import EncodingConfig

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.fixtures_retrieval import COLORS, SIZES, ColorEncoder, write_colors
+from tests.fixtures_colors import COLORS, SIZES, ColorEncoder, write_colors
 
 from fieldmark.evaluation.embedding import EncodingConfig
 from fieldmark.evaluation.mrbench import (

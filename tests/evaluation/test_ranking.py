@@ -147,6 +147,17 @@ def test_relevant_candidates_that_are_not_in_the_pool_count_as_never_found() -> 
     assert found.median_rank == np.inf
 
 
+def test_embeddings_of_length_1_are_not_copied() -> None:
+    queries, pool, qrels = random_task(5)
+    queries, pool = (torch.nn.functional.normalize(one, dim=1) for one in (queries, pool))
+    relevance = indexed(qrels, 150)
+    found = ranking_metrics(queries, pool, relevance, normalised=True)
+    assert (found.first_hit == ranking_metrics(queries, pool, relevance).first_hit).all()
+    assert retrieval.unit_rows(pool, "pool", normalised=True).data_ptr() == pool.data_ptr()
+    with pytest.raises(ValueError, match="said to have length 1"):
+        ranking_metrics(queries, 2 * pool, relevance, normalised=True)
+
+
 def test_bad_embeddings() -> None:
     relevance = index_relevance("task", ["q"], ["a", "b"], {"q": {"b": 2.0}})
     with pytest.raises(ValueError, match="different models"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.fixtures_retrieval import ColorEncoder, square
+from tests.fixtures_colors import ColorEncoder, square
 
 from fieldmark.data.retrieval import Item, Query, RetrievalTask
 from fieldmark.evaluation.embedding import EncodingConfig

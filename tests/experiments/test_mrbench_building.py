@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.fixtures_retrieval import write_colors
+from tests.fixtures_colors import write_colors
 
 from fieldmark.data.retrieval import Item
 from fieldmark.evaluation.mrbench import read_mrbench

@@ -11,7 +11,12 @@ from pathlib import Path
 from types import TracebackType
 
 from fieldmark import __version__
-from fieldmark.cli import experiment_commands, multimodal_commands, vocabulary_commands  # noqa: F401  # they register their commands
+from fieldmark.cli import (  # noqa: F401  # they register their commands
+    evaluation_commands,
+    experiment_commands,
+    multimodal_commands,
+    vocabulary_commands,
+)
 from fieldmark.cli.commands import COMMANDS, Command
 from fieldmark.cli.names import UsageError, did_you_mean
 

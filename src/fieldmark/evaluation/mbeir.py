@@ -235,7 +235,9 @@ def _row(
     ids = (query.id for query in task.queries)
     relevance = index_relevance(f"{name}, {pool} pool", ids, places, task.relevance, absent=config.absent)
     ks = sorted({*_KS, task.cutoff})
-    metrics = ranking_metrics(queries, candidates, relevance, ks=ks, excluded=hidden, chunk_size=config.chunk_size)
+    metrics = ranking_metrics(
+        queries, candidates, relevance, ks=ks, excluded=hidden, normalised=True, chunk_size=config.chunk_size
+    )
     interval = metrics.interval(f"recall_at_{task.cutoff}", generator)
     return MbeirRow(name, pool, len(candidates), metrics, interval)
 

@@ -263,7 +263,13 @@ def _evaluate_source(
     relevance = index_relevance(task.name, *ids, task.relevance)
     hidden = self_matches(task.queries, task.candidates, relevance)
     metrics = ranking_metrics(
-        queries, candidates, relevance, ks=(1, CUTOFF, 10), excluded=hidden, chunk_size=config.chunk_size
+        queries,
+        candidates,
+        relevance,
+        ks=(1, CUTOFF, 10),
+        excluded=hidden,
+        normalised=True,
+        chunk_size=config.chunk_size,
     )
     sensitivity, compliance, notes = None, None, []
     try:

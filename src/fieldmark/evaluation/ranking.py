@@ -177,6 +177,7 @@ def ranking_metrics(
     ks: Sequence[int] = (1, 5, 10),
     ndcg_ks: Sequence[int] = (),
     excluded: tuple[np.ndarray, np.ndarray] | None = None,
+    normalised: bool = False,
     chunk_size: int = 1024,
 ) -> RankingMetrics:
     """Exact ranking of the pool for every query.
@@ -186,6 +187,7 @@ def ranking_metrics(
         candidates: (m, D), the pool.
         ks, ndcg_ks: K of Recall and nDCG. A K beyond the pool counts the whole pool.
         excluded: places of queries and of candidates that they must not find (``self_matches``).
+        normalised: all embeddings have length 1 already, as an embedder's have: a large pool is not copied.
         chunk_size: queries scored at a time; memory is about chunk_size * m * 4 bytes, 512 MB at most.
 
     Raises:
@@ -194,7 +196,8 @@ def ranking_metrics(
     """
     if not ks or min((*ks, *ndcg_ks)) < 1:
         raise ValueError(f"ks are {tuple(ks)} and {tuple(ndcg_ks)}; expected ranks from 1 upwards, one at least")
-    queries, pool = unit_rows(queries, "queries"), unit_rows(candidates, "candidates")
+    queries = unit_rows(queries, "queries", normalised=normalised)
+    pool = unit_rows(candidates, "candidates", normalised=normalised)
     if (len(queries), len(pool)) != (len(relevance), relevance.pool_size):
         raise ValueError(
             f"{len(queries)} queries and {len(pool)} candidates are embedded, but the relevance is about "

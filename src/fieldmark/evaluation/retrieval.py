@@ -255,11 +255,14 @@ def _count_positives(labels: Tensor, target_labels: Tensor) -> Tensor:
     return torch.where(classes[place] == labels, counts[place], 0)
 
 
-def unit_rows(embeddings: Tensor, name: str) -> Tensor:
+def unit_rows(embeddings: Tensor, name: str, *, normalised: bool = False) -> Tensor:
     """(n, D) float32, L2-normalised.
 
+    Args:
+        normalised: they are so already, as an embedder's output is: checked, but not copied.
+
     Raises:
-        ValueError: wrong shape or type, or rows that are zero or not finite.
+        ValueError: wrong shape or type, rows that are zero or not finite, or not normalised though it is said.
     """
     if embeddings.ndim != 2 or len(embeddings) == 0 or not embeddings.is_floating_point():
         raise ValueError(f"{name} are {tuple(embeddings.shape)} {embeddings.dtype}; expected (n, D) floats with n >= 1")
@@ -272,7 +275,11 @@ def unit_rows(embeddings: Tensor, name: str) -> Tensor:
             f"{len(rows)} of {len(embeddings)} {name} are zero or not finite (first: rows {rows[:5]}): they "
             "have no direction to compare. The encoder has diverged or the images are broken"
         )
-    return F.normalize(embeddings, dim=1)
+    if not normalised:
+        return F.normalize(embeddings, dim=1)
+    if bool(((norms - 1).abs() > 1e-3).any()):
+        raise ValueError(f"{name} are said to have length 1, but lengths are {norms.min():.4g} to {norms.max():.4g}")
+    return embeddings
 
 
 def _label_tensor(labels: Tensor | np.ndarray | Sequence[int], embeddings: Tensor, name: str) -> Tensor:

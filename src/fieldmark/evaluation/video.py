@@ -75,7 +75,7 @@ def evaluate_video(
     captions = encode_all(encoder, task.queries, encoding).embeddings
     ids = ((one.id for one in task.queries), (one.id for one in task.candidates))
     relevance = index_relevance(task.name, *ids, task.relevance)
-    metrics = ranking_metrics(captions, videos, relevance, ks=_KS)
+    metrics = ranking_metrics(captions, videos, relevance, ks=_KS, normalised=True)
     own = relevance.candidates[relevance.starts[:-1]]
     intervals = {k: metrics.interval(f"recall_at_{k}", generator, groups=own) for k in _KS}
     return VideoResult(task.name, metrics, intervals, len(task.candidates))
