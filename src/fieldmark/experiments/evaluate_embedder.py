@@ -13,8 +13,10 @@ from fieldmark.evaluation.mbeir import MbeirConfig, MbeirTable, evaluate_mbeir
 from fieldmark.evaluation.mrbench import MrbenchConfig, MrbenchResult, evaluate_mrbench
 from fieldmark.evaluation.video import VideoResult, evaluate_video
 from fieldmark.experiments.mrbench_building import MrbenchBuildConfig, TaskBuilding, build_mrbench
-from fieldmark.models.embedding_prompts import Mode
+from fieldmark.models.embedder_files import BUNDLED, read_description
+from fieldmark.models.embedding_prompts import EmbedderConfig, Mode
 from fieldmark.models.universal_embedder import UniversalEmbedder, load_embedder
+from fieldmark.models.weight_files import SMALL_FILES, fetch
 from fieldmark.training.config import ModelConfig
 from fieldmark.training.embedder_model import embedder_folder
 from fieldmark.training.session import load_supervisor
@@ -32,6 +34,8 @@ class EmbedderSource:
     """one_word or generative. Not given: as it was saved."""
     max_new_tokens: int | None = None
     """Most tokens of a summary. Not given: as it was saved."""
+    image_size: int | None = None
+    """Side in pixels to which pictures are resized. Not given: as it was saved."""
     dtype: str = "float32"
     """Weights and activations; "auto" takes bfloat16 where the processor has instructions for it."""
     device: str = "cpu"
@@ -45,11 +49,14 @@ class EmbedderSource:
         """
         if not self.path:
             raise ValueError("no embedder given: set --embedder to the folder of a run or of a saved embedder")
-        embedder = load_embedder(embedder_folder(self.path), self.base, dtype=self.dtype, device=self.device)
-        asked = {"mode": self.mode, "max_new_tokens": self.max_new_tokens}
+        folder = embedder_folder(self.path)
+        asked = {"mode": self.mode, "max_new_tokens": self.max_new_tokens, "image_size": self.image_size}
         changes = {name: value for name, value in asked.items() if value is not None}
-        embedder.config = replace(embedder.config, **changes)  # type: ignore[arg-type]
-        return embedder
+        config = None
+        if changes:
+            saved = None if folder == BUNDLED else read_description(fetch(folder, SMALL_FILES))
+            config = replace(saved.config if saved else EmbedderConfig(), **changes)  # type: ignore[arg-type]
+        return load_embedder(folder, self.base, config=config, dtype=self.dtype, device=self.device)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,63 @@
+"""The universal embedder that a method trains: where it comes from, and what of it is trained."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from fieldmark.models.adapters import AdapterConfig, adapter_layers
+from fieldmark.models.embedder_files import EMBEDDER_FILE
+from fieldmark.models.embedding_prompts import EmbedderConfig
+from fieldmark.models.universal_embedder import UniversalEmbedder, load_embedder
+
+
+@dataclass(frozen=True)
+class EmbedderModelConfig:
+    """The multimodal LLM that embeds, and what of it is trained."""
+
+    base: str = "bundled"
+    """"bundled" (the tiny Fieldguide model), a checkpoint folder or hub id, a peft adapter's folder, a saved embedder,
+    or the folder of a run that saved one. An adapter that it brings is folded into the weights before the new one is
+    added (and is saved with it)."""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """The new adapter."""
+    embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
+    """How it is asked; said anew for every stage, whatever a saved embedder was asked with."""
+    train_tower: bool = False
+    """Also train the vision tower. Not part of ELVA; for towers that never saw such pictures."""
+    dtype: str = "float32"
+    """Weights and activations; "auto" takes bfloat16 where the processor has instructions for it. Adapters are always
+    float32."""
+    device: str = "cpu"
+    """Torch device."""
+
+
+def embedder_folder(path: str | Path) -> str:
+    """What `load_embedder` takes: the saved embedder of a run, if ``path`` is the folder of one; else ``path``.
+
+    Raises:
+        ValueError: a run that has saved none yet.
+    """
+    saved = Path(path) / "encoder"
+    if (saved / EMBEDDER_FILE).is_file():
+        return str(saved)
+    if (Path(path) / "config.yaml").is_file():
+        raise ValueError(f"{path} is a run that has saved no embedder yet: finish it with --resume")
+    return str(path)
+
+
+def load_for_training(config: EmbedderModelConfig, seed: int) -> UniversalEmbedder:
+    """The base with a new adapter, the same for the same seed; in training mode.
+
+    Raises:
+        ValueError: see `load_embedder` and `UniversalEmbedder.add_adapter`.
+    """
+    embedder = load_embedder(
+        embedder_folder(config.base), config=config.embedder, dtype=config.dtype, device=config.device
+    )
+    if adapter_layers(embedder.backbone):
+        embedder.fold_adapter()
+    embedder.add_adapter(config.adapter, torch.Generator().manual_seed(seed))
+    if config.train_tower:
+        embedder.train_tower()
+    return embedder.train()
