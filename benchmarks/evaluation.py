@@ -23,11 +23,10 @@ import argparse
 import importlib.util
 import json
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from _measuring import measure_calls, run_side, write_json
 
 GOAL = 2.0
 PER_CLASS = 25
@@ -62,7 +61,8 @@ def main() -> None:
         if side == "faiss" and importlib.util.find_spec("faiss") is None:
             print("  faiss is not installed (pip install faiss-cpu): the peer's default is not measured")
             continue
-        sides[side] = run_side(side, n, width, repeats, arguments.threads)
+        asked = ["--side", side, "--size", str(n), str(width), "--repeats", str(repeats)]
+        sides[side] = run_side(__file__, asked, arguments.threads)
         figures = sides[side]
         print(
             f"  {title:68s} {figures['seconds']:8.2f} s "
@@ -101,17 +101,6 @@ def main() -> None:
         raise SystemExit("the two sides do not compute the same metrics")
 
 
-def run_side(side: str, n: int, width: int, repeats: int, threads: int) -> dict:
-    command = [sys.executable, __file__, "--side", side, "--size", str(n), str(width)]
-    command += ["--repeats", str(repeats)]
-    source = Path(__file__).resolve().parents[1] / "src"
-    path = os.pathsep.join(filter(None, [str(source), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
-    environment |= {"OPENBLAS_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(finished.stdout.splitlines()[-1])
-
-
 def measure(side: str, n: int, width: int, repeats: int) -> dict:
     """Best seconds and processor seconds, peak memory above what was resident before, and the metrics."""
     import torch
@@ -126,21 +115,7 @@ def measure(side: str, n: int, width: int, repeats: int) -> dict:
     del centres
     evaluate = evaluator(side)
     evaluate(embeddings[:1000], labels[:1000])
-    seconds, processor_seconds, peaks = [], [], []
-    for _ in range(repeats):
-        before = reset_peak_mb()
-        start, start_processor = time.perf_counter(), time.process_time()
-        metrics = evaluate(embeddings, labels)
-        seconds.append(time.perf_counter() - start)
-        processor_seconds.append(time.process_time() - start_processor)
-        peaks.append(memory_mb("VmHWM") - before)
-    return {
-        "seconds": min(seconds),
-        "all_seconds": seconds,
-        "peak_mb": max(peaks),
-        "processor_seconds": min(processor_seconds),
-        "metrics": metrics,
-    }
+    return measure_calls(lambda: evaluate(embeddings, labels), repeats)
 
 
 def evaluator(side: str) -> Callable[..., dict[str, float]]:
@@ -180,26 +155,6 @@ def evaluator(side: str) -> Callable[..., dict[str, float]]:
         }
 
     return theirs
-
-
-def reset_peak_mb() -> float:
-    """Forget the peak so far; returns the resident size now."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return memory_mb("VmRSS")
-
-
-def memory_mb(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
-
-
-def write_json(path: Path, results: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(results, indent=2) + "\n")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def test_an_older_encoder_is_replaced_but_nothing_else(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["e"]
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/only-copy.tex").write_text("…")
-    with pytest.raises(ValueError, match="no saved encoder"):
+    with pytest.raises(ValueError, match="choose another folder"):
         model.save_pretrained(tmp_path / "thesis")
     assert (tmp_path / "thesis/only-copy.tex").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["e", "thesis"]

@@ -120,8 +120,8 @@ def top_k(
         exclude_self = gallery is None
     if exclude_self and gallery is not None:
         raise ValueError("exclude_self needs the queries as their own gallery: pass gallery=None")
-    queries = _unit_rows(embeddings, "embeddings")
-    gallery = queries if gallery is None else _unit_rows(gallery, "gallery")
+    queries = unit_rows(embeddings, "embeddings")
+    gallery = queries if gallery is None else unit_rows(gallery, "gallery")
     available = len(gallery) - int(exclude_self)
     if not 1 <= k <= available:
         raise ValueError(f"k is {k}, but {available} gallery images can be returned per query: choose 1..{available}")
@@ -155,12 +155,12 @@ def retrieval_metrics(
     if not ks or min(ks) < 1:
         raise ValueError(f"ks is {tuple(ks)}; expected ranks from 1 upwards")
     exclude_self = gallery is None
-    queries = _unit_rows(embeddings, "embeddings")
+    queries = unit_rows(embeddings, "embeddings")
     labels = _label_tensor(labels, queries, "labels")
     if gallery is None or gallery_labels is None:
         targets, target_labels = queries, labels
     else:
-        targets = _unit_rows(gallery, "gallery")
+        targets = unit_rows(gallery, "gallery")
         target_labels = _label_tensor(gallery_labels, targets, "gallery_labels")
 
     positives = _count_positives(labels, target_labels) - int(exclude_self)
@@ -203,7 +203,7 @@ def retrieval_metrics(
 
 def bootstrap_interval(
     values: np.ndarray | Sequence[float],
-    seed: int,
+    seed: int | np.random.Generator,
     level: float = 0.95,
     *,
     groups: np.ndarray | Sequence[int] | None = None,
@@ -216,6 +216,7 @@ def bootstrap_interval(
         groups: (n,) class of each value, to resample whole classes. Queries of one class succeed and fail
             together: resampled one by one they give an interval for *these* classes, resampled by class one
             for unseen classes, which is wider and is what a zero-shot claim is about.
+        seed: of the draws; or a generator, which then goes on.
         resamples: number of bootstrap draws.
 
     Raises:
@@ -254,8 +255,15 @@ def _count_positives(labels: Tensor, target_labels: Tensor) -> Tensor:
     return torch.where(classes[place] == labels, counts[place], 0)
 
 
-def _unit_rows(embeddings: Tensor, name: str) -> Tensor:
-    """(n, D) float32, L2-normalised."""
+def unit_rows(embeddings: Tensor, name: str, *, normalised: bool = False) -> Tensor:
+    """(n, D) float32, L2-normalised.
+
+    Args:
+        normalised: they are so already, as an embedder's output is: checked, but not copied.
+
+    Raises:
+        ValueError: wrong shape or type, rows that are zero or not finite, or not normalised though it is said.
+    """
     if embeddings.ndim != 2 or len(embeddings) == 0 or not embeddings.is_floating_point():
         raise ValueError(f"{name} are {tuple(embeddings.shape)} {embeddings.dtype}; expected (n, D) floats with n >= 1")
     embeddings = embeddings.detach().float()
@@ -267,7 +275,11 @@ def _unit_rows(embeddings: Tensor, name: str) -> Tensor:
             f"{len(rows)} of {len(embeddings)} {name} are zero or not finite (first: rows {rows[:5]}): they "
             "have no direction to compare. The encoder has diverged or the images are broken"
         )
-    return F.normalize(embeddings, dim=1)
+    if not normalised:
+        return F.normalize(embeddings, dim=1)
+    if bool(((norms - 1).abs() > 1e-3).any()):
+        raise ValueError(f"{name} are said to have length 1, but lengths are {norms.min():.4g} to {norms.max():.4g}")
+    return embeddings
 
 
 def _label_tensor(labels: Tensor | np.ndarray | Sequence[int], embeddings: Tensor, name: str) -> Tensor:
@@ -279,30 +291,44 @@ def _label_tensor(labels: Tensor | np.ndarray | Sequence[int], embeddings: Tenso
     return tensor.to(embeddings.device, torch.int64)
 
 
-@torch.no_grad()
 def _search(
     queries: Tensor, gallery: Tensor, k: int, exclude_self: bool, chunk_size: int
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Yield (rows of the queries, scores (r, k), indices (r, k)) chunk by chunk."""
+    for rows, scores in score_blocks(queries, gallery, k, chunk_size):
+        if exclude_self:
+            own = torch.arange(len(scores), device=scores.device)
+            scores[own, rows.start + own] = -torch.inf
+        yield rows, *best_scores(scores, k)
+
+
+@torch.no_grad()
+def score_blocks(queries: Tensor, gallery: Tensor, k: int, chunk_size: int = 1024) -> Iterator[tuple[slice, Tensor]]:
+    """Yield (rows of the queries, their scores against the whole gallery) chunk by chunk, for ``best_scores``.
+
+    Args:
+        queries, gallery: (n, D) and (m, D) of ``unit_rows``.
+        k: how many scores of a row will be asked for; together with m it limits the chunks' size.
+
+    Yields:
+        scores: (r, at least m) float32; columns beyond m are -inf. The same memory is filled again for the next chunk:
+            it may be written to.
+    """
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; choose at least 1")
     columns = -(-len(gallery) // _GROUP) * _GROUP
-    padded = F.pad(gallery, (0, 0, 0, columns - len(gallery)))
     chunk_size = min(chunk_size, len(queries), max(1, _MAX_SCORES // (columns + 10 * k)))
     block = torch.empty(chunk_size, columns, device=queries.device)
     for start in range(0, len(queries), chunk_size):
         rows = slice(start, min(start + chunk_size, len(queries)))
         scores = block[: rows.stop - start]
         with full_float32(queries.device):
-            torch.mm(queries[rows], padded.T, out=scores)
+            torch.mm(queries[rows], gallery.T, out=scores[:, : len(gallery)])
         scores[:, len(gallery) :] = -torch.inf
-        if exclude_self:
-            own = torch.arange(len(scores), device=scores.device)
-            scores[own, start + own] = -torch.inf
-        yield rows, *_select(scores, k)
+        yield rows, scores
 
 
-def _select(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def best_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest scores of each row and their columns, in descending order, ties to the lower column."""
     wanted = min(k + 1, scores.shape[1])  # one more, to see whether the last place is contested
     values, columns = _largest(scores, wanted)

@@ -138,23 +138,24 @@ def resolve_reward(
     name_or_path: str | Callable[..., Any],
     available: Sequence[str] | Mapping[str, str] = PAIR_ARGUMENTS,
     options: Mapping[str, Any] | None = None,
+    *,
+    named: Mapping[str, Callable[..., Any]] = REWARDS,
 ) -> Reward:
     """A reward by its short name, by import path ``"package.module:function"``, or a function itself.
 
-    ``available`` and ``options`` are those of ``Reward``.
+    ``available`` and ``options`` are those of ``Reward``; ``named`` are the rewards that have a short name.
 
     Raises:
         ValueError: if there is no such function, or its parameters cannot be filled.
     """
     if not isinstance(name_or_path, str):
         return Reward(name_or_path, available, options)
-    if name_or_path in REWARDS:
-        return Reward(REWARDS[name_or_path], available, options)
+    if name_or_path in named:
+        return Reward(named[name_or_path], available, options)
     module_name, colon, attribute = name_or_path.partition(":")
     if not colon or not module_name or not attribute:
-        raise ValueError(
-            f"unknown reward {name_or_path!r}: use one of {', '.join(REWARDS)}, or 'package.module:function'"
-        )
+        known = f"one of {', '.join(named)}, or " if named else ""
+        raise ValueError(f"unknown reward {name_or_path!r}: use {known}'package.module:function'")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
