@@ -16,6 +16,7 @@ Where this differs from the publication: by default candidates are embedded once
 """
 
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ from fieldmark.training.candidate_embeddings import CandidateEmbedder
 from fieldmark.training.elva_config import ElvaConfig
 from fieldmark.training.embedder_model import load_for_training
 from fieldmark.training.held_out import HeldOutQueries
-from fieldmark.training.loop import Loop
+from fieldmark.training.loop import Loop, how_measured
 from fieldmark.training.optimiser import build_adapter_optimiser
 from fieldmark.training.retrieval_data import load_training_task
 
@@ -72,6 +73,7 @@ class Elva(Loop):
     def __init__(self, config: ElvaConfig, *, resume: bool = False, overwrite: bool = False) -> None:
         if not config.run:
             raise ValueError("no run folder given: set --run FOLDER")
+        began = time.perf_counter()
         if config.model.embedder.mode != "generative":
             raise ValueError("the third stage learns from summaries: set model.embedder.mode to generative")
         if config.model.train_tower:
@@ -117,6 +119,7 @@ class Elva(Loop):
             shown=("reward", "signal", "kl", "tokens", "forced", "val_recall_at_1", "val_recall_at_5"),
             resume=resume,
             overwrite=overwrite,
+            began=began,
         )
         if self.batches.num_short:
             print(f"{self.batches.num_short} of {self.batches.num_queries} queries have fewer negatives than asked for")
@@ -269,6 +272,7 @@ class Elva(Loop):
             "queries_seen": p.batches * self.config.queries_per_step,
             "training_queries": self.batches.num_queries,
             "candidates": len(self.train.candidates),
+            **how_measured(self.config.seed, self.seconds),
         }
         self.run.write_json("results.json", results)
         return results
