@@ -1,9 +1,12 @@
 """Groups of summaries: rewards from cosines by hand, a reward of one's own, the control."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch.nn.functional import normalize
 
 from fieldmark.data.retrieval import Item, Query
@@ -97,6 +100,25 @@ def test_a_reward_of_ones_own():
     ranks = group.ranking.rank.tolist()
     truth = [1 / r - 0.2 * n - f for r, n, f in zip(ranks, (3, 5, 2), (0, 0, 1), strict=True)]
     assert group.rewards.tolist() == pytest.approx(truth)
+
+
+def test_the_documents_reward_is_what_it_says(tmp_path, monkeypatch):
+    """docs/extend.md: the function between the fences runs, named as there, with the options given there."""
+    page = (Path(__file__).parents[2] / "docs" / "extend.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(# my_rewards.py\n.*?)```", page, re.DOTALL)[1]
+    said = yaml.safe_load(re.search(r"```yaml\n(reward:.*?)```", page, re.DOTALL)[1])["reward"]
+    assert len(code.splitlines()) <= 10
+    (tmp_path / "my_rewards.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    scorer = RankingScorer(RankingRewardConfig(**said))
+    positives, negatives = vectors(1, 2, 3, seed=1), vectors(1, 6, 3, seed=2)
+    group = scorer.score_query(QUERY, PROMPT, (), SUMMARIES, Candidates(positives, negatives))
+    ahead = [
+        max(float(one.embedding @ p) for p in positives[0]) - max(float(one.embedding @ n) for n in negatives[0])
+        for one in SUMMARIES
+    ]
+    truth = [a - 0.005 * n - 0.5 * f for a, n, f in zip(ahead, (3, 5, 2), (0, 0, 1), strict=True)]
+    assert group.rewards.tolist() == pytest.approx(truth, abs=1e-5)
 
 
 def test_permuted_rewards_keep_the_summaries():
