@@ -42,6 +42,10 @@ from fieldmark.policy.gradient import PolicyGroup, Reference, ReplayConfig, back
 from fieldmark.policy.replay import ReplayGroup
 
 BETA = 0.2
+CHAT_TEMPLATE = (
+    "{%- for part in messages[0].content -%}{%- if part.type == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>"
+    "{%- else -%}{{ part.text }}{%- endif -%}{%- endfor -%}<|end|>"
+)
 
 
 @dataclass(frozen=True)
@@ -84,15 +88,16 @@ SHORT = [
 def build_embedder(step: Step) -> UniversalEmbedder:
     """Random weights, an adapter that is not the reference, stop tokens that are hardly ever drawn."""
     config = EmbedderConfig(mode="generative", image_size=step.geometry.side, max_new_tokens=step.summary)
-    model = UniversalEmbedder(build(Workload(step.geometry, step.vocabulary)), config)
+    backbone = build(Workload(step.geometry, step.vocabulary))
+    backbone.tokenizer.chat_template = CHAT_TEMPLATE
+    model = UniversalEmbedder(backbone, config)
     generator = torch.Generator().manual_seed(0)
     model.add_adapter(AdapterConfig(rank=16, alpha=32, dropout=0.0), generator)
     with torch.no_grad():
         for name, parameter in model.trainable_parameters().items():
             if "lora_B" in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.01)
-        # A bias-free head: the mean of all states, stretched, is far from these rows.
-        head = model.backbone.head
+        head = model.backbone.head  # a copy of its own: where it is tied, the prompts' embeddings stay as they are
         head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
         head.weight[list(model.stop_ids)] = 0.0
     return model.eval()
@@ -120,7 +125,7 @@ def run_ours(model: UniversalEmbedder, step: Step) -> Measured:
     """The step as Fieldmark does it."""
     queries, candidates = make_requests(step, step.queries, 1), make_requests(step, step.candidates, 2)
     clock = TowerClock(model.backbone.model.model.visual)
-    pictures, spent = timed(lambda: model.pictures(queries))
+    pictures = model.pictures(queries)
     groups, first = timed(
         lambda: model.sample_summaries(
             queries,
