@@ -24,7 +24,7 @@ from fieldmark.experiments.planning.memory import (
 )
 from fieldmark.experiments.planning.workload import Assumptions, Workload, read_workload
 from fieldmark.policy.adjudication import RolloutConfig
-from fieldmark.policy.update import ReplayConfig
+from fieldmark.policy.gradient import ReplayConfig
 from fieldmark.training.config import DataConfig, LossWeights, ModelConfig, PairConfig, SagaConfig
 
 GROUPED = {"num_attention_heads": 6, "num_key_value_heads": 2}

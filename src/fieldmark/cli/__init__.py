@@ -13,6 +13,7 @@ from types import TracebackType
 from fieldmark import __version__
 from fieldmark.cli import (  # noqa: F401  # they register their commands
     contrastive_commands,
+    elva_commands,
     emoji_commands,
     evaluation_commands,
     experiment_commands,

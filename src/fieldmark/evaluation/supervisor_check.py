@@ -25,8 +25,9 @@ from fieldmark.models.backbone import Backbone
 from fieldmark.models.vision_tokens import VisionTokens
 from fieldmark.policy.adjudication import Adjudicator, RolloutConfig
 from fieldmark.policy.buffer import permute_rewards
+from fieldmark.policy.gradient import ReplayConfig
 from fieldmark.policy.rollouts import PairType, RolloutGroup
-from fieldmark.policy.update import ReplayConfig, backpropagate_policy
+from fieldmark.policy.update import backpropagate_policy
 
 
 @dataclass(frozen=True)

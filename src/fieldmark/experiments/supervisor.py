@@ -18,7 +18,7 @@ from fieldmark.evaluation.supervisor_check import (
 from fieldmark.losses.registry import MetricLossConfig, build_metric_loss
 from fieldmark.models.backbone import Backbone
 from fieldmark.policy.adjudication import RolloutConfig
-from fieldmark.policy.update import ReplayConfig
+from fieldmark.policy.gradient import ReplayConfig
 from fieldmark.policy.vocabulary import bundled_vocabularies
 from fieldmark.training.config import DataConfig, ModelConfig
 from fieldmark.training.session import attributes_of, build_encoder, load_split, load_supervisor

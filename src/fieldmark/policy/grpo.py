@@ -4,7 +4,8 @@
     L_GRPO = −(1/|T|) Σ_g Σ_t A_g · log π_θ(y_t | y_<t, S)        |T| = all sampled tokens of the buffer
 
 SAGA (arXiv 2606.15134, Algorithm 1, blocks B and C) is on-policy with one update per rollout: no importance
-ratio, no clipping, no reference model. Those are options here, since other methods need them.
+ratio, no clipping, no reference model. Ratio and clip are options here, the divergence from a reference stands in
+``policy.divergence``, since ELVA (arXiv 2606.20280) needs them.
 """
 
 import math
@@ -144,27 +145,6 @@ def span_weights(spans: Sequence[Sequence[range]], length: int) -> Tensor:
                 raise ValueError(f"token range {span} of row {row} does not fit into {length} tokens")
             weights[row, span.start : span.stop] = 1.0
     return weights
-
-
-def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
-    """Estimate of KL(π ‖ π_ref) from tokens sampled by π, same shape as given: ``exp(d) − d − 1``, d = log
-    π_ref − log π.
-
-    Unbiased and never negative (Schulman's k3); its mean over samples is the divergence. d is bounded at 20.
-    """
-    difference = (reference_logprobs - logprobs).clamp(max=_MAX_LOG_RATIO)
-    return torch.expm1(difference) - difference
-
-
-def kl_exact(log_probabilities: Tensor, reference_log_probabilities: Tensor) -> Tensor:
-    """KL(π ‖ π_ref) of whole next-token distributions: (..., V) normalised log-probabilities → (...).
-
-    Tokens that π gives probability 0 (−∞) add nothing.
-    """
-    possible = torch.isfinite(log_probabilities)
-    logp = torch.where(possible, log_probabilities, 0.0)
-    difference = torch.where(possible, logp - torch.where(possible, reference_log_probabilities, 0.0), 0.0)
-    return (torch.where(possible, logp.exp(), 0.0) * difference).sum(-1)
 
 
 def _finite(values: Tensor, counts: Tensor, name: str) -> Tensor:

@@ -1,11 +1,14 @@
-"""Replay: log-probabilities of sampled completions, with gradient to the vision tokens.
+"""Replay: sampled completions through the model once more, with gradient to the vision tokens and to what is trained.
 
 Three ways to the same numbers. `prefix` runs each prompt once with gradient and lets its completions share
 keys and values (fastest). `packed` puts [prompt | c_1 | ... | c_G] in one row under a mask and allows
 gradient checkpointing. `unpacked` gives every completion a full row of its own: the slow, obvious twin.
 
 The prompt is always run with gradient: SAGA's only way into the tower leads through the prompt's picture
-positions.
+positions, and adapters in the language model (ELVA) act on the prompt's keys and values too.
+
+`replay` gives the completions' log-probabilities; `replay_states` the hidden states before the output head, for what
+needs no log-probability: the embedding of a closing token.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -39,20 +42,50 @@ class ReplayGroup:
 
 
 @dataclass(frozen=True)
-class ReplayChunk:
-    """The replay of some consecutive groups. Call `backward` on a loss of it before asking for the next
-    chunk, and the memory of one chunk is all that is ever needed.
+class ReplayedStates:
+    """The hidden states of some consecutive groups, after the decoder's final norm. Call `backward` on a loss of them
+    before asking for the next ones, and the memory of one chunk is all that is ever needed.
 
-    groups: which of the groups given. logprobs: per group and completion (T_g,) float32 with gradient.
-    attention: per group and completion (T_g, prompt length) float32, detached: from each completion token
+    groups: which of the groups given. predicting: (N, D) with gradient, for every completion token, groups and
+    completions one after the other, the state that predicts it (of the first token: the prompt's last). targets: int64
+    (N,), these tokens. last: per group (number of completions, D) with gradient, the state *at* each completion's last
+    token. attention: per group and completion (T_g, prompt length) float32, detached: from each completion token
     onto the prompt, mean over the layer's heads; None unless asked for. image_spans: per group and picture,
     the columns of `attention` that hold its patches.
     """
 
     groups: range
-    logprobs: tuple[tuple[Tensor, ...], ...]
+    predicting: Tensor
+    targets: Tensor
+    last: tuple[Tensor, ...]
     attention: tuple[tuple[Tensor, ...], ...] | None
     image_spans: tuple[tuple[range, ...], ...]
+
+
+@dataclass(frozen=True)
+class ReplayChunk:
+    """The log-probabilities of some consecutive groups, and the states that they were computed from.
+
+    logprobs: per group and completion (T_g,) float32 with gradient.
+    """
+
+    logprobs: tuple[tuple[Tensor, ...], ...]
+    states: ReplayedStates
+
+    @property
+    def groups(self) -> range:
+        """Which of the groups given."""
+        return self.states.groups
+
+    @property
+    def attention(self) -> tuple[tuple[Tensor, ...], ...] | None:
+        """As in the states."""
+        return self.states.attention
+
+    @property
+    def image_spans(self) -> tuple[tuple[range, ...], ...]:
+        """As in the states."""
+        return self.states.image_spans
 
 
 def replay(
@@ -68,8 +101,39 @@ def replay(
 ) -> Iterator[ReplayChunk]:
     """Yield the groups' log-probabilities, `prompts_per_chunk` prompts at a time.
 
-    vision: usually leaves (`VisionTokens.as_leaves`), whose gradients then gather over chunks.
-    temperature: of the distribution whose log-probabilities are asked for (1 is METHODS' default).
+    temperature: of the distribution whose log-probabilities are asked for (published: 1). The others: see
+    `replay_states`.
+    """
+    chunks = replay_states(
+        backbone,
+        vision,
+        groups,
+        method=method,
+        attention_layer=attention_layer,
+        prompts_per_chunk=prompts_per_chunk,
+        checkpoint=checkpoint,
+    )
+    for states in chunks:
+        flat = token_logprobs(states.predicting, states.targets, backbone.head.weight, temperature=temperature)
+        lengths = [[len(ids) for ids in groups[number].completions] for number in states.groups]
+        pieces = iter(flat.split([length for row in lengths for length in row]))
+        yield ReplayChunk(tuple(tuple(next(pieces) for _ in row) for row in lengths), states)
+
+
+def replay_states(
+    backbone: Backbone,
+    vision: VisionTokens,
+    groups: Sequence[ReplayGroup],
+    *,
+    method: ReplayMethod = "prefix",
+    attention_layer: int | None = None,
+    prompts_per_chunk: int = 4,
+    checkpoint: bool = False,
+) -> Iterator[ReplayedStates]:
+    """Yield the groups' hidden states, `prompts_per_chunk` prompts at a time.
+
+    vision: usually leaves (`VisionTokens.as_leaves`), whose gradients then gather over chunks; detached where the tower
+    is frozen.
     attention_layer: also return this decoder layer's attention (from 0; negative from the end).
     checkpoint: recompute the decoder's activations in the backward pass; only with method="packed", because a
     cache and checkpointing exclude each other.
@@ -95,21 +159,28 @@ def replay(
             capture_attention(backbone, attention_layer) if attention_layer is not None else nullcontext() as tap,
             _checkpointing(backbone.decoder) if checkpoint else nullcontext(),
         ):
-            logprobs, attention, batch = run(backbone, vision, chunk, temperature, tap)
-        yield ReplayChunk(range(start, start + len(chunk)), logprobs, attention, _unpadded_spans(batch, len(chunk)))
+            predicting, last, attention, batch = run(backbone, vision, chunk, tap)
+        targets = torch.cat([ids for group in chunk for ids in group.completions]).to(backbone.device)
+        yield ReplayedStates(
+            range(start, start + len(chunk)),
+            predicting,
+            targets,
+            last.split([len(group.completions) for group in chunk]),
+            attention,
+            _unpadded_spans(batch, len(chunk)),
+        )
 
 
-# What the three ways return: log-probs and attention per group and completion, and a batch with the prompts'
-# spans.
+# What the three ways return: states that predict the tokens (N, D), states at the last tokens (rows, D), attention per
+# group and completion, and a batch with the prompts' spans.
 _Nested = tuple[tuple[Tensor, ...], ...]
-_Result = tuple[_Nested, _Nested | None, PromptBatch]
+_Result = tuple[Tensor, Tensor, _Nested | None, PromptBatch]
 
 
 def _prefix(
     backbone: Backbone,
     vision: VisionTokens,
     groups: Sequence[ReplayGroup],
-    temperature: float,
     tap: AttentionTap | None,
 ) -> _Result:
     sizes, ids, real = _completion_rows(groups, backbone.device)
@@ -129,19 +200,18 @@ def _prefix(
     hidden = backbone.decode(backbone.token_embeddings(ids), backbone.text_positions(positions), mask, cache=cache)
     # The first token of each completion is predicted by its prompt's last position.
     predicting = torch.cat([last[row_of][:, None], hidden[:, :-1]], dim=1)
-    logprobs = _nested_logprobs(backbone, predicting[real], ids[real], groups, temperature)
     attention = None
     if tap is not None:
         heard = tap.probabilities[-1][:, :, :width]
         attention = _nested_rows(groups, lambda row, group, length: heard[row, :length, width - batch.lengths[group] :])
-    return logprobs, attention, batch
+    rows = torch.arange(len(hidden), device=ids.device)
+    return predicting[real], hidden[rows, real.sum(1) - 1], attention, batch
 
 
 def _packed(
     backbone: Backbone,
     vision: VisionTokens,
     groups: Sequence[ReplayGroup],
-    temperature: float,
     tap: AttentionTap | None,
 ) -> _Result:
     device = backbone.device
@@ -160,6 +230,7 @@ def _packed(
     positions = torch.zeros(*plain.position_ids.shape[:-1], total, dtype=torch.int64)
     owner = torch.full(shape, -2)  # -1 the prompt, g completion g, -2 padding
     predictor = []  # flat index of the position that predicts each completion token
+    closing = []  # and of each completion's last token
     for g, group in enumerate(groups):
         n = lengths[g]
         positions[..., g, :n] = plain.position_ids[..., g, :n].cpu()
@@ -172,6 +243,7 @@ def _packed(
             owner[g, at : at + t] = number
             predictor += [g * total + n - 1, *range(g * total + at, g * total + at + t - 1)]
             at += t
+            closing.append(g * total + at - 1)
     ids, positions, owner = ids.to(device), positions.to(device), owner.to(device)
     width = plain.attention_mask.shape[1]
     embeds = backbone.token_embeddings(ids)
@@ -184,8 +256,8 @@ def _packed(
     same = owner[:, :, None] == owner[:, None, :]
     mask = earlier & (same | ((owner == -1)[:, None, :] & (owner != -2)[:, :, None]))
     hidden = backbone.decode(embeds, positions, mask[:, None], visual_mask=visual, deepstack=plain.deepstack)
-    predicting = hidden.flatten(0, 1).index_select(0, torch.tensor(predictor, device=device))
-    logprobs = _nested_logprobs(backbone, predicting, ids[owner >= 0], groups, temperature)
+    flat = hidden.flatten(0, 1)
+    predicting, last = (flat.index_select(0, torch.tensor(places, device=device)) for places in (predictor, closing))
     attention = None
     if tap is not None:
         heard = tap.probabilities[-1]
@@ -198,14 +270,13 @@ def _packed(
             groups,
             lambda row, group, length: heard[group, starts[row] : starts[row] + length, : lengths[group]],
         )
-    return logprobs, attention, plain
+    return predicting, last, attention, plain
 
 
 def _unpacked(
     backbone: Backbone,
     vision: VisionTokens,
     groups: Sequence[ReplayGroup],
-    temperature: float,
     tap: AttentionTap | None,
 ) -> _Result:
     rows = [(group, completion) for group in groups for completion in group.completions]
@@ -224,8 +295,7 @@ def _unpacked(
             for row, (start, (_, completion)) in enumerate(zip(starts, rows, strict=True))
         ]
     )
-    targets = torch.cat([completion for _, completion in rows]).to(backbone.device)
-    logprobs = _nested_logprobs(backbone, predicting, targets, groups, temperature)
+    last = torch.stack([hidden[row, length - 1] for row, length in enumerate(batch.lengths)])
     attention = None
     if tap is not None:
         heard = tap.probabilities[-1]
@@ -233,7 +303,7 @@ def _unpacked(
             groups, lambda row, group, length: heard[row, starts[row] : starts[row] + length, : starts[row]]
         )
     firsts = [sum(len(g.completions) for g in groups[:number]) for number in range(len(groups))]
-    return logprobs, attention, _select_spans(batch, firsts)
+    return predicting, last, attention, _select_spans(batch, firsts)
 
 
 def _completion_rows(groups: Sequence[ReplayGroup], device: torch.device) -> tuple[list[int], Tensor, Tensor]:
@@ -248,14 +318,6 @@ def _completion_rows(groups: Sequence[ReplayGroup], device: torch.device) -> tup
         ids,
         torch.arange(ids.shape[1], device=device) < lengths[:, None],
     )
-
-
-def _nested_logprobs(
-    backbone: Backbone, predicting: Tensor, targets: Tensor, groups: Sequence[ReplayGroup], temperature: float
-) -> _Nested:
-    flat = token_logprobs(predicting, targets, backbone.head.weight, temperature=temperature)
-    pieces = iter(flat.split([len(ids) for group in groups for ids in group.completions]))
-    return tuple(tuple(next(pieces) for _ in group.completions) for group in groups)
 
 
 def _nested_rows(groups: Sequence[ReplayGroup], take: Callable[[int, int, int], Tensor]) -> _Nested:
@@ -296,6 +358,7 @@ def _checkpointing(decoder: Any) -> Iterator[None]:
     if getattr(decoder.config, "attention_dropout", 0.0):
         raise ValueError("the decoder's attention_dropout is not 0: replay in training mode would be random")
     was_training = decoder.training
+    dropouts = [(module, module.training) for module in decoder.modules() if isinstance(module, nn.Dropout)]
     if hasattr(decoder, "activation_checkpointing_enable"):  # the newer name in transformers
         decoder.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         switch_off = decoder.activation_checkpointing_disable
@@ -303,6 +366,8 @@ def _checkpointing(decoder: Any) -> Iterator[None]:
         decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         switch_off = decoder.gradient_checkpointing_disable
     decoder.train()
+    for module, mode in dropouts:  # an adapter's: it drops or not as before
+        module.train(mode)
     try:
         yield
     finally:

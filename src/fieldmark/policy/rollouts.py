@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -264,7 +264,23 @@ def _answer_logprobs(completion: "Completion", tokens: range, words: VerdictWord
     return AnswerLogprobs(float(torch.logsumexp(yes, 0)), float(torch.logsumexp(no, 0)))
 
 
+class Drawn(Protocol):
+    """Tokens that were sampled: a `Rollout`, or a sampler's `Completion`."""
+
+    @property
+    def logprobs(self) -> Tensor: ...
+
+    @property
+    def sampling_logprobs(self) -> Tensor: ...
+
+
 def logprob_gap(groups: "RolloutGroup | Sequence[RolloutGroup]") -> float:
+    """`mean_logprob_gap` of all rollouts of some groups."""
+    chosen = [groups] if isinstance(groups, RolloutGroup) else list(groups)
+    return mean_logprob_gap([r for group in chosen for r in group.rollouts])
+
+
+def mean_logprob_gap(drawn: Sequence[Drawn]) -> float:
     """Mean over all sampled tokens of ``sampling_logprobs − logprobs``, in nats.
 
     How far the distribution that was sampled from (temperature, top-p) is from the one that the replay
@@ -273,8 +289,7 @@ def logprob_gap(groups: "RolloutGroup | Sequence[RolloutGroup]") -> float:
     Raises:
         ValueError: if there are no tokens.
     """
-    chosen = [groups] if isinstance(groups, RolloutGroup) else list(groups)
-    gaps = [r.sampling_logprobs.double() - r.logprobs.double() for group in chosen for r in group.rollouts]
+    gaps = [one.sampling_logprobs.double() - one.logprobs.double() for one in drawn]
     if sum(gap.numel() for gap in gaps) == 0:
         raise ValueError("no sampled tokens to compare log-probabilities of")
     return float(torch.cat(gaps).mean())

@@ -1,4 +1,4 @@
-"""The policy gradient of a buffer of groups, down to the vision tokens (SAGA, Algorithm 1, block C; maps for D)."""
+"""SAGA's policy update: groups of pairs, down to the vision tokens (Algorithm 1, block C); teacher maps for block D."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,22 +10,9 @@ from fieldmark.models.backbone import Backbone
 from fieldmark.models.vision_tokens import VisionTokens
 from fieldmark.policy.adjudication import RolloutConfig
 from fieldmark.policy.alignment import teacher_maps
-from fieldmark.policy.grpo import grpo_loss, span_weights
-from fieldmark.policy.replay import ReplayGroup, ReplayMethod, replay
+from fieldmark.policy.gradient import PolicyGroup, ReplayConfig, backpropagate
+from fieldmark.policy.replay import ReplayedStates, ReplayGroup
 from fieldmark.policy.rollouts import RolloutGroup
-
-
-@dataclass(frozen=True)
-class ReplayConfig:
-    """How completions are replayed with gradient."""
-
-    method: ReplayMethod = "prefix"
-    """prefix: shared prompt cache (fastest on CPU); packed: one masked row per pair (allows checkpointing); unpacked:
-    one row per completion (slow, obvious)."""
-    prompts_per_chunk: int = 4
-    """Pairs replayed at a time: bounds memory."""
-    checkpoint: bool = False
-    """Recompute the decoder's activations (packed only)."""
 
 
 @dataclass(frozen=True)
@@ -73,46 +60,34 @@ def backpropagate_policy(
         attention_layer: decoder layer to take teacher maps from, of rollouts with positive advantage (reward 1 in a
             mixed group); None takes none.
     """
-    total, gap, count = 0.0, 0.0, 0
     teachers: list[TeacherMap] = []
-    tasks = [
-        ReplayGroup(backbone.chat_prompt(g.prompt.text, 2), g.pair, tuple(r.ids for r in g.rollouts)) for g in groups
-    ]
-    chunks = replay(
+
+    def collect(numbers: range, states: ReplayedStates) -> None:
+        if states.attention is not None:
+            teachers.extend(_teachers([groups[i] for i in numbers], states.attention, states.image_spans))
+
+    found = backpropagate(
         backbone,
         leaves,
-        tasks,
-        method=how.method,
+        [_as_policy_group(backbone, group, config) for group in groups],
+        num_tokens,
+        how,
         temperature=config.replay_temperature,
+        weight=weight,
         attention_layer=attention_layer,
-        prompts_per_chunk=how.prompts_per_chunk,
-        checkpoint=how.checkpoint,
+        on_chunk=collect,
     )
-    for chunk in chunks:
-        chosen = [groups[i] for i in chunk.groups]
-        rollouts = [r for g in chosen for r in g.rollouts]
-        logprobs = torch.nn.utils.rnn.pad_sequence([row for rows in chunk.logprobs for row in rows], batch_first=True)
-        length = logprobs.shape[1]
-        mask = (
-            torch.arange(length, device=logprobs.device)
-            < torch.tensor([r.num_tokens for r in rollouts], device=logprobs.device)[:, None]
-        )
-        advantages = torch.cat([g.advantages for g in chosen]).to(logprobs.device)
-        weights = None
-        if config.tokens == "decision":
-            weights = span_weights([r.decision_tokens for r in rollouts], length).to(logprobs.device)
-        loss = grpo_loss(logprobs, mask, advantages, num_tokens, token_weights=weights)
-        (weight * loss).backward()
-        total += float(loss.detach())
-        if config.replay_temperature == 1.0:
-            sampled = torch.nn.utils.rnn.pad_sequence([r.logprobs for r in rollouts], batch_first=True).to(
-                logprobs.device
-            )
-            gap += float((logprobs.detach() - sampled).abs()[mask].sum())
-            count += int(mask.sum())
-        if chunk.attention is not None:
-            teachers += _teachers(chosen, chunk.attention, chunk.image_spans)
-    return PolicyUpdate(total, gap / max(1, count), tuple(teachers))
+    return PolicyUpdate(found.loss, found.replay_gap, tuple(teachers))
+
+
+def _as_policy_group(backbone: Backbone, group: RolloutGroup, config: RolloutConfig) -> PolicyGroup:
+    rollouts = group.rollouts
+    return PolicyGroup(
+        ReplayGroup(backbone.chat_prompt(group.prompt.text, 2), group.pair, tuple(r.ids for r in rollouts)),
+        tuple(r.logprobs for r in rollouts),
+        group.advantages,
+        tuple(r.decision_tokens for r in rollouts) if config.tokens == "decision" else None,
+    )
 
 
 def _teachers(

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from fieldmark.losses.registry import MetricLossConfig
 from fieldmark.models.pooler import PoolerKind
 from fieldmark.policy.adjudication import RolloutConfig
-from fieldmark.policy.update import ReplayConfig
+from fieldmark.policy.gradient import ReplayConfig
 from fieldmark.training.optimiser import OptimiserConfig
 
 Mining = Literal["none", "verdict", "embedding", "both"]
