@@ -13,17 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText
 from transformers.cache_utils import Cache
 from transformers.utils import logging as transformers_logging
 
 from fieldmark.models.families import family_of
 from fieldmark.models.precision import resolve_dtype
+from fieldmark.models.tokenizer import load_tokenizer
 from fieldmark.models.tower import check_attention, check_geometry, load_preprocessing, refuse_misfits
 from fieldmark.models.vision_tokens import PixelBatch, Preprocessing, VisionTokens, VisionTower
 from fieldmark.models.weight_files import SMALL_FILES, check_files, fetch, read_json, weight_map
-
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
 @dataclass(frozen=True)
@@ -384,18 +383,3 @@ def _bar_for_large_weights(folder: Path) -> Iterator[None]:
     finally:
         if hide:
             transformers_logging.enable_progress_bar()
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer with its chat template, wherever the checkpoint keeps it.
-
-    Raises:
-        ValueError: there is none; transformers would make up an empty one.
-    """
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ValueError(f"{folder} has no tokenizer (none of {', '.join(TOKENIZER_FILES)}): download it again")
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
-        # where older processors keep it; tokenizers do not look there
-        tokenizer.chat_template = read_json(folder, "chat_template.json").get("chat_template")
-    return tokenizer

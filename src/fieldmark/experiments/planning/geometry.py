@@ -7,9 +7,10 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from fieldmark.experiments.planning.families import TOWERS, DecoderFacts, TowerFacts, decoder_facts, tower_facts
-from fieldmark.models.backbone import Backbone, load_tokenizer
+from fieldmark.models.backbone import Backbone
 from fieldmark.models.bundled import bundled_path
 from fieldmark.models.families import family_of
+from fieldmark.models.tokenizer import load_tokenizer
 from fieldmark.models.tower import load_preprocessing
 from fieldmark.models.weight_files import SMALL_FILES, fetch
 
