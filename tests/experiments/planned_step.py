@@ -22,11 +22,12 @@ from fieldmark.models.bundled import bundled_path
 from fieldmark.models.families import family_of
 from fieldmark.models.precision import DTYPES
 from fieldmark.models.tower import load_preprocessing
+from fieldmark.models.vision_tokens import VisionTokens
 from fieldmark.training.config import SagaConfig
 from fieldmark.training.loop import Progress
 from fieldmark.training.optimiser import build_optimiser
 from fieldmark.training.saga import Saga
-from fieldmark.training.session import build_encoder
+from fieldmark.training.session import build_encoder, prepare_tower, tower_tokens
 
 CLASSES = 4
 REWARD = "tests_coin_reward"
@@ -111,6 +112,7 @@ class StepSession:
         self.config, self.log, self.progress = config, _Log(phase), Progress()
         device = config.model.device
         self.backbone = random_backbone(folder, config.model.dtype, device)
+        prepare_tower(self.backbone, config.model, 0)
         self.encoder = build_encoder(self.backbone, config.model, config.data.image_size, 0)
         self.metric_loss = build_metric_loss(
             config.metric, CLASSES, self.encoder.embedding_size, generator=torch.Generator().manual_seed(0)
@@ -131,6 +133,11 @@ class StepSession:
         images = pictures(d.batch_size, d.image_size)
         device = self.config.model.device
         return Batch(images.to(device), labels.to(device), torch.arange(d.batch_size))
+
+    trains_tower = True
+
+    def tokens(self, images: torch.Tensor) -> VisionTokens:
+        return tower_tokens(self.encoder, images, self.config.model, 0)
 
     def zero_grad(self) -> None:
         self.optimiser.zero_grad(set_to_none=True)

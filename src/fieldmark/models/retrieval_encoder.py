@@ -18,6 +18,7 @@ from transformers import AutoConfig
 from fieldmark.models.pooler import Pooled, Pooler, build_pooler
 from fieldmark.models.precision import check_device
 from fieldmark.models.tower import build_tower
+from fieldmark.models.tuning import deployed_weights
 from fieldmark.models.vision_tokens import PixelBatch, Preprocessing, VisionTokens, VisionTower
 from fieldmark.models.weight_files import replace_folder
 
@@ -110,7 +111,10 @@ class RetrievalEncoder(nn.Module):
     # ---- on disk
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights and config.json: to a temporary folder beside `folder`, then rename it."""
+        """Write weights and config.json: to a temporary folder beside `folder`, then rename it.
+
+        Adapters are merged: what is loaded again is a plain tower.
+        """
         folder = Path(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         vision = self.tower.model.config
@@ -136,7 +140,7 @@ class RetrievalEncoder(nn.Module):
         }
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in deployed_weights(self).items()}
             save_file(weights, temporary / WEIGHTS_NAME, metadata={"format": "pt"})
             text = json.dumps(config, indent=2, sort_keys=True) + "\n"
             (temporary / CONFIG_NAME).write_text(text, encoding="utf-8")

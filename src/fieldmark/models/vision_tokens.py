@@ -232,13 +232,19 @@ class VisionTokens:
 
     def backward(self, leaves: "VisionTokens") -> None:
         """Send the gradients gathered in `leaves` (made by `as_leaves` of these tokens) back into the tower,
-        once.
+        once. Features that no trained weight of the tower has touched are left out.
+
+        Raises:
+            ValueError: other shapes, or features without any graph.
         """
         features = (self.merged, *self.deepstack)
         gradients = leaves.gradients()
         if [f.shape for f in features] != [g.shape for g in gradients]:
             raise ValueError("these leaves were not made from these tokens: their shapes differ")
-        torch.autograd.backward(features, [g.to(f.dtype) for f, g in zip(features, gradients, strict=True)])
+        reached = [(f, g.to(f.dtype)) for f, g in zip(features, gradients, strict=True) if f.requires_grad]
+        if not reached:
+            raise ValueError("these tokens have no graph: the tower is frozen, or it ran without gradient")
+        torch.autograd.backward([f for f, _ in reached], [g for _, g in reached])
 
 
 class VisionTower(nn.Module):

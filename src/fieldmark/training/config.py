@@ -5,11 +5,13 @@ from typing import Literal, get_args
 
 from fieldmark.losses.registry import MetricLossConfig
 from fieldmark.models.pooler import PoolerKind
+from fieldmark.models.tuning import TuningConfig
 from fieldmark.policy.adjudication import RolloutConfig
 from fieldmark.policy.gradient import ReplayConfig
 from fieldmark.training.optimiser import OptimiserConfig
 
 Mining = Literal["none", "verdict", "embedding", "both"]
+TowerPrecision = Literal["dtype", "bfloat16_autocast"]
 Supervision = Literal["verdict", "permuted", "oracle", "wrong"]
 EARLIER = {"model.attention": "sdpa"}
 """Fields that earlier versions had not, by dotted name, and the value that stands for what those versions did: so that
@@ -64,6 +66,21 @@ class ModelConfig:
     """attention (SAGA), mean (the baselines) or max."""
     embedding_size: int | None = 4096
     """D_e; null leaves mean and max pooling without a projection."""
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    """Which of the tower's weights are trained: all, LoRA, its last blocks, none."""
+    tower_precision: TowerPrecision = "dtype"
+    """dtype: the tower is kept and computed in ``dtype``. bfloat16_autocast: its weights, gradients and updates are
+    float32, its matrix products bfloat16; the frozen language model stays in ``dtype``. With bfloat16 weights, steps
+    smaller than 1/512 to 1/256 of a weight are lost to rounding."""
+    tower_checkpoint: bool = False
+    """Compute the tower's blocks again in the backward pass instead of keeping their activations: less memory, one
+    more forward pass of the tower, the same gradient."""
+
+    def __post_init__(self) -> None:
+        if self.tower_precision not in get_args(TowerPrecision):
+            raise ValueError(
+                f"tower_precision must be one of {', '.join(get_args(TowerPrecision))}, got {self.tower_precision!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -189,3 +206,11 @@ class SagaConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     tensorboard: bool = False
     """Also write TensorBoard files, if it is installed."""
+
+    def __post_init__(self) -> None:
+        trains_policy = self.weights.policy > 0 or self.weights.policy_relative is not None
+        if self.model.tuning.method == "frozen" and trains_policy:
+            raise ValueError(
+                "the policy's gradient trains the tower, and model.tuning.method is 'frozen': set weights.policy to 0 "
+                "and weights.policy_relative to null (the alignment still teaches the pooler), or tune the tower"
+            )

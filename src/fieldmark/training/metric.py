@@ -18,7 +18,7 @@ def train_metric(config: MetricConfig, *, resume: bool = False, overwrite: bool 
             with session.log.phase("pictures"):
                 batch = session.next_batch()
             with session.log.phase("metric"):
-                pooled = session.encoder(batch.images)
+                pooled = session.encoder.pool(session.tokens(batch.images))
                 loss = session.metric_loss(pooled.embedding, batch.labels)
                 loss.backward()
                 figures = session.update({"metric": loss.item()})

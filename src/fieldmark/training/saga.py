@@ -136,7 +136,7 @@ class Saga:
 
         # E. One backward through the tower per micro-batch, then one AdamW step.
         with session.log.phase("tower"):
-            for r in rounds:
+            for r in rounds if session.trains_tower else ():
                 r.vision.backward(r.leaves)
             figures = session.update({"metric": metric_loss.item(), "policy": policy_loss, "alignment": alignment_loss})
         return {
@@ -184,7 +184,7 @@ class Saga:
         with session.log.phase("pictures"):
             batch = session.next_batch()
         with session.log.phase("tower"):
-            vision = session.encoder.tokens(batch.images)
+            vision = session.tokens(batch.images)
         with session.log.phase("metric"):
             leaves = vision.as_leaves()
             pooled = session.encoder.pool(leaves)

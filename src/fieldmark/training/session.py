@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fieldmark.data.collection import LabelledImages, load_collection, screen_images
 from fieldmark.data.fieldguide.world import read_attributes
@@ -16,9 +17,12 @@ from fieldmark.evaluation.zero_shot import evaluate_encoder
 from fieldmark.losses.registry import MetricLoss, build_metric_loss
 from fieldmark.models.backbone import Backbone, load_backbone
 from fieldmark.models.bundled import bundled_path
+from fieldmark.models.gradient_checkpointing import checkpoint_blocks
 from fieldmark.models.pooler import build_pooler
 from fieldmark.models.precision import check_device
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
+from fieldmark.models.tuning import trained_tensors, tune_tower
+from fieldmark.models.vision_tokens import VisionTokens
 from fieldmark.training.checkpoint import Restorable
 from fieldmark.training.config import DataConfig, MetricConfig, ModelConfig, SagaConfig
 from fieldmark.training.loop import Loop, how_measured
@@ -52,6 +56,30 @@ def load_supervisor(config: ModelConfig) -> Backbone:
     return backbone
 
 
+def prepare_tower(backbone: Backbone, config: ModelConfig, seed: int) -> None:
+    """Precision, trained weights and gradient checkpointing of the tower, in place; the same for the same seed.
+
+    Raises:
+        ValueError, ModuleNotFoundError: see `tune_tower`.
+    """
+    if config.tower_precision == "bfloat16_autocast":
+        backbone.tower.float()
+    tune_tower(backbone.tower, config.tuning, torch.Generator().manual_seed(seed))
+    if config.tower_checkpoint:
+        checkpoint_blocks(backbone.tower)
+
+
+def tower_tokens(encoder: RetrievalEncoder, images: Tensor, config: ModelConfig, seed: int) -> VisionTokens:
+    """The tower on a micro-batch of a training: in its precision, and with the adapters' dropout drawn from `seed`."""
+    device = torch.device(config.device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.tower_precision == "bfloat16_autocast")
+    drops = config.tuning.method == "lora" and config.tuning.dropout > 0
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=drops), autocast:
+        if drops:
+            torch.manual_seed(seed)
+        return encoder.tokens(images)
+
+
 def build_encoder(backbone: Backbone, config: ModelConfig, image_size: int, seed: int) -> RetrievalEncoder:
     """Tower (shared with the backbone) and a fresh pooler, the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
@@ -70,6 +98,7 @@ class Session(Loop):
         check_device(config.model.device)  # before all pictures are decoded
         self.split = load_split(config.data)
         self.backbone = load_supervisor(config.model)
+        prepare_tower(self.backbone, config.model, config.seed)
         self.encoder = build_encoder(self.backbone, config.model, config.data.image_size, config.seed)
         d = config.data
         sampler = ClassBalancedBatches(self.split.train.labels, d.batch_size, d.images_per_class, config.seed)
@@ -119,11 +148,11 @@ class Session(Loop):
         )
 
     def _trained(self) -> dict[str, Restorable]:
-        trained: dict[str, Restorable] = {
-            "tower": self.encoder.tower,
-            "pooler": self.encoder.pooler,
-            "loss": self.metric_loss,
-        }
+        trained: dict[str, Restorable] = {"pooler": self.encoder.pooler, "loss": self.metric_loss}
+        if self.config.model.tuning.method == "full":
+            trained["tower"] = self.encoder.tower
+        elif self.trains_tower:
+            trained["tower"] = trained_tensors(self.encoder.tower)
         return trained if self.verdicts is None else {**trained, "verdicts": self.verdicts.tensors}
 
     def __exit__(self, *exception: object) -> None:
@@ -138,6 +167,18 @@ class Session(Loop):
         batch = next(self._batches)
         device = self.config.model.device
         return Batch(batch.images.to(device), batch.labels.to(device), batch.indices)
+
+    @property
+    def trains_tower(self) -> bool:
+        """Whether any weight of the tower is trained."""
+        return self.config.model.tuning.method != "frozen"
+
+    def tokens(self, images: Tensor) -> VisionTokens:
+        """The tower on the latest micro-batch. What is random in it follows from the run's seed and the batch's number,
+        so a resumed run draws the same.
+        """
+        seed = ((self.config.seed << 32) + self.progress.batches) % 2**63
+        return tower_tokens(self.encoder, images, self.config.model, seed)
 
     def validate(self) -> dict[str, float]:
         """Recall@1 on the validation classes."""
