@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from fieldmark.losses.matryoshka import NestedLoss, check_dimensions
+from fieldmark.losses.mining import MINERS, MinerName, with_miner
 from fieldmark.losses.potential_field import PotentialField
 from fieldmark.losses.precision import full_float32
 
@@ -45,9 +46,20 @@ class MetricLossConfig:
     normalised again, and over the whole embedding, which need not be named. Each size has its own proxies. Recall@1 is
     reported by size. Empty: the whole embedding only (published)."""
 
+    miner: MinerName = "none"
+    """Which pairs of a batch a pair loss (multi_similarity, infonce, supcon) is given. none: all. multi_similarity: the
+    hard ones by the miner of that loss's authors. distance_weighted: for each anchor and positive one negative, drawn
+    so that near and far ones are equally likely. With ``dimensions`` every size mines for itself."""
+    miner_options: dict[str, Any] = field(default_factory=dict)
+    """Of multi_similarity: epsilon (0.1). Of distance_weighted: cutoff (0.5), nonzero_loss_cutoff (1.4)."""
+
     def __post_init__(self) -> None:
         if not self.proxy_lr_factor > 0:
             raise ValueError(f"proxy_lr_factor is {self.proxy_lr_factor}; choose a positive one (published: 100)")
+        if self.miner != "none" and self.miner not in MINERS:
+            raise ValueError(f"unknown miner {self.miner!r}: choose none, {' or '.join(MINERS)}")
+        if self.miner == "none" and self.miner_options:
+            raise ValueError(f"miner_options are {self.miner_options}, but miner is none: choose one, or remove them")
 
 
 class MetricLoss(nn.Module):
@@ -126,8 +138,8 @@ def build_metric_loss(
             twice gives the same loss.
 
     Raises:
-        ValueError: unknown name or import path, unknown or missing option, sizes below one, or
-            `config.dimensions` that the embedding does not have.
+        ValueError: unknown name or import path, unknown or missing option, sizes below one, `config.dimensions`
+            that the embedding does not have, or a miner in front of a loss that takes no pairs.
         ModuleNotFoundError: the loss comes from pytorch-metric-learning and that is not installed.
     """
     if num_classes < 1 or embedding_size < 1:
@@ -159,6 +171,8 @@ def _build(
             f"metric loss {config.name!r} built a {type(inner).__name__}: a factory must return an "
             "nn.Module; a loss function itself must name its parameters 'embeddings' and 'labels'"
         )
+    if config.miner != "none":
+        return with_miner(config.name, inner, config.miner, config.miner_options, generator)
     return inner
 
 

@@ -213,7 +213,10 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _flatten_optimiser(optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Optimiser state as named tensors ("3.exp_avg": of parameter 3) and JSON-able rest."""
+    """Optimiser state as named tensors ("3.exp_avg": of parameter 3) and JSON-able rest.
+
+    bitsandbytes puts its 8-bit tensors and their scales into a dict inside: "3.that dict.absmax1".
+    """
     state = optimiser.state_dict()
     tensors: dict[str, Tensor] = {}
     values: dict[str, dict[str, Any]] = {}
@@ -221,6 +224,8 @@ def _flatten_optimiser(optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[st
         for key, value in entries.items():
             if isinstance(value, Tensor):
                 tensors[f"{index}.{key}"] = value
+            elif isinstance(value, Mapping):
+                tensors |= {f"{index}.{key}.{inner}": tensor for inner, tensor in value.items()}
             else:
                 values.setdefault(str(index), {})[key] = value
     return tensors, {"groups": state["param_groups"], "values": values}
@@ -240,7 +245,10 @@ def _unflatten_optimiser(
     params = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
-        index, key = name.split(".", 1)
+        index, key, *inner = name.split(".")
+        if inner:  # shaped as its library likes; only the library can tell
+            state.setdefault(int(index), {}).setdefault(key, {})[inner[0]] = tensor
+            continue
         if tensor.ndim > 0:
             _must_fit(folder, f"optimiser state {name}", tensor, params[int(index)], dtype=False)
         state.setdefault(int(index), {})[key] = tensor

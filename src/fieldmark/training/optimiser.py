@@ -1,16 +1,18 @@
 """AdamW (for tower, pooler and metric loss, or for adapters), warm-up and cosine, clipping that stops at NaN."""
 
+import importlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+OptimiserKind = Literal["adamw", "adamw_8bit", "adamw_8bit_paged"]
 _REMEDY = (
     "No weight was changed by this step. Resume from the last checkpoint with a lower learning rate or a "
     "longer "
@@ -50,9 +52,15 @@ class OptimiserConfig:
     """Largest global norm of the gradient; `inf` switches clipping off."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """What follows the warm-up: a half cosine that reaches 0 after the last step, or the peak held."""
+    kind: OptimiserKind = "adamw"
+    """adamw: moments as wide as the weights. adamw_8bit: moments in 8 bits with a scale for each block (arXiv
+    2110.02861), by bitsandbytes; tensors below 4,096 numbers keep float32. adamw_8bit_paged: these move to the host's
+    memory when a CUDA device runs out of its own."""
 
     def __post_init__(self) -> None:
         _check(self, "tower_lr", "pooler_lr", "proxy_lr_factor", "weight_decay")
+        if self.kind not in get_args(OptimiserKind):
+            raise ValueError(f"kind is {self.kind!r}; choose one of {', '.join(get_args(OptimiserKind))}")
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ def build_optimiser(
     pooler_params: Iterable[nn.Parameter],
     loss_params: Iterable[nn.Parameter],
     total_steps: int,
-) -> tuple[AdamW, LambdaLR]:
+) -> tuple[Optimizer, LambdaLR]:
     """AdamW with its learning-rate schedule. Call `scheduler.step()` once after every `optimiser.step()`.
 
     Parameters that need no gradient are left out; a group without parameters does not appear. Every group
@@ -134,7 +142,9 @@ def build_optimiser(
     are points in the space, and decay would draw them towards the origin.
 
     Raises:
-        ValueError: `total_steps` below 1, no parameter to train, or a parameter in two groups.
+        ValueError: `total_steps` below 1, no parameter to train, a parameter in two groups, or paged moments
+            without a CUDA device.
+        ModuleNotFoundError: 8-bit moments are asked for and bitsandbytes is not installed.
     """
     if total_steps < 1:
         raise ValueError(f"total_steps is {total_steps}; a run needs at least one optimiser step")
@@ -153,7 +163,8 @@ def build_optimiser(
         groups.append(_group(f"{name}_undecayed", [p for p in params if p.ndim < 2], lr, 0.0))
     groups.append(_group("loss", loss, config.pooler_lr * config.proxy_lr_factor, 0.0))
     groups = [group for group in groups if group["params"]]
-    optimiser = AdamW(groups, lr=config.pooler_lr, betas=config.betas, eps=config.eps)
+    adamw = AdamW if config.kind == "adamw" else _eight_bit_adamw(config.kind, groups)
+    optimiser = adamw(groups, lr=config.pooler_lr, betas=config.betas, eps=config.eps)
     return optimiser, LambdaLR(optimiser, lambda step: learning_rate_factor(config, step, total_steps))
 
 
@@ -180,6 +191,22 @@ def build_adapter_optimiser(
         raise ValueError("no parameter needs a gradient: add an adapter to the model")
     optimiser = AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
     return optimiser, LambdaLR(optimiser, lambda step: learning_rate_factor(config, step, total_steps))
+
+
+def _eight_bit_adamw(kind: OptimiserKind, groups: list[dict[str, Any]]) -> Any:
+    """The optimiser's class, imported only when it is asked for."""
+    paged = kind == "adamw_8bit_paged"
+    devices = {p.device.type for group in groups for p in group["params"]}
+    if paged and devices != {"cuda"}:  # the library would silently not page
+        raise ValueError(f"optimiser.kind {kind} needs a CUDA device, not {', '.join(devices)}: choose adamw_8bit")
+    try:
+        library = importlib.import_module("bitsandbytes")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"optimiser.kind {kind} needs bitsandbytes, which cannot be imported ({error.name} is missing): "
+            "pip install 'fieldmark[eight-bit]', or choose adamw"
+        ) from error
+    return library.optim.PagedAdamW8bit if paged else library.optim.AdamW8bit
 
 
 def _group(name: str, params: list[nn.Parameter], lr: float, weight_decay: float) -> dict[str, Any]:

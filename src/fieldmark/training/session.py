@@ -12,6 +12,7 @@ from fieldmark.data.collection import LabelledImages, load_collection, screen_im
 from fieldmark.data.fieldguide.world import read_attributes
 from fieldmark.data.loader import Augmentation, Batch, ImageLoader
 from fieldmark.data.samplers import ClassBalancedBatches
+from fieldmark.data.seeds import seed_of
 from fieldmark.data.splits import ClassSplit, split_classes
 from fieldmark.evaluation.zero_shot import evaluate_encoder
 from fieldmark.losses.registry import MetricLoss, build_metric_loss
@@ -177,7 +178,7 @@ class Session(Loop):
         """The tower on the latest micro-batch. What is random in it follows from the run's seed and the batch's number,
         so a resumed run draws the same.
         """
-        seed = ((self.config.seed << 32) + self.progress.batches) % 2**63
+        seed = seed_of(self.config.seed, self.progress.batches)
         return tower_tokens(self.encoder, images, self.config.model, seed)
 
     def validate(self) -> dict[str, float]:
