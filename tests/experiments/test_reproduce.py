@@ -26,11 +26,25 @@ from fieldmark.experiments.reproduce.tables import (
     table_names,
 )
 from fieldmark.experiments.runs import load_saga_config
+from fieldmark.losses.registry import build_metric_loss
+from fieldmark.policy.rewards import resolve_reward
 from fieldmark.training.config import MetricConfig
 from fieldmark.training.run_folder import to_plain
 
 REAL = [name for name in BENCHMARKS if name != "fieldguide"]
-TABLES = ("backbone", "components", "dimension", "lambda", "layers", "losses", "main", "mechanism", "pooler", "prompt")
+TABLES = (
+    "backbone",
+    "components",
+    "dimension",
+    "extensions",
+    "lambda",
+    "layers",
+    "losses",
+    "main",
+    "mechanism",
+    "pooler",
+    "prompt",
+)
 
 
 def leaves(config, prefix=""):
@@ -89,6 +103,30 @@ def test_rows_mean_what_they_are_called():
     assert row_config(high, bundled, "fieldguide").weights.policy_relative == 10 * bundled.weights.policy_relative
     infonce = next(r for r in load_table("losses").rows if r.key == "infonce")
     assert row_config(infonce, recipe, "cub").metric.name == "infonce"
+
+
+def test_every_extension_changes_what_it_is_called_and_its_parts_can_be_built():
+    for benchmark, depth in (("fieldguide", 6), ("cub", 27)):
+        recipe = load_recipe() if benchmark == "fieldguide" else load_saga_config(CONFIGS / "saga" / "cub.yaml")
+        rows = {r.key: row_config(r, recipe, benchmark) for r in load_table("extensions").shown(benchmark)}
+        losses = {"metric.name", "metric.options"}
+        expected = {
+            "saga": set(),
+            "soft_verdict": {"rollouts.reward"},
+            "mining": {"pairs.mining"},
+            "matryoshka": {"metric.dimensions"},
+            "lora": {"model.tuning.method"},
+            "last_blocks": {"model.tuning.method", "model.tuning.blocks"},
+            "saga_multi_similarity": losses,
+            "multi_similarity_miner": losses | {"metric.miner"},
+            "distance_weighted": losses | {"metric.miner"},
+        }
+        assert rows.keys() == expected.keys()
+        for key, config in rows.items():
+            assert differing(config, recipe) - {"weights.metric"} == expected[key], (benchmark, key)
+            build_metric_loss(config.metric, 3, config.model.embedding_size)
+            resolve_reward(config.rollouts.reward)
+        assert rows["last_blocks"].model.tuning.blocks < depth
 
 
 @pytest.mark.parametrize("benchmark", REAL)

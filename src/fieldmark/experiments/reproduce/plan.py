@@ -26,7 +26,7 @@ class ReproduceConfig:
     """Which table, on which pictures, with which supervisor."""
 
     table: str = "main"
-    """main, components, losses, prompt, dimension, backbone, lambda, pooler, layers or mechanism."""
+    """main, components, losses, prompt, dimension, backbone, lambda, pooler, layers, mechanism or extensions."""
     benchmark: str = FIELDGUIDE
     """cub, cars, aircraft, inat, or fieldguide: the bundled world with the bundled model."""
     root: str | None = None
