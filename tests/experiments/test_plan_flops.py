@@ -19,10 +19,12 @@ from fieldmark.experiments.planning.geometry import read_geometry
 from fieldmark.experiments.planning.workload import Assumptions, read_workload
 from fieldmark.losses.registry import MetricLossConfig, build_metric_loss
 from fieldmark.models.sampling import sample
+from fieldmark.models.tuning import TuningConfig
 from fieldmark.policy.replay import ReplayGroup, replay
 from fieldmark.policy.rollouts import build_prompt
 from fieldmark.policy.vocabulary import load_vocabulary
-from fieldmark.training.session import build_encoder
+from fieldmark.training.config import LossWeights
+from fieldmark.training.session import build_encoder, prepare_tower
 
 
 def counted(work: Callable[[], Any]) -> tuple[int, Any]:
@@ -84,6 +86,30 @@ def test_tower(case: Case) -> None:
     backward, _ = counted(lambda: torch.autograd.backward(outputs, [torch.ones_like(o) for o in outputs]))
     assert flops.tower_forward(case.geometry, case.workload) == pytest.approx(forward, rel=0.1)
     assert flops.tower_backward(case.geometry, case.workload) == pytest.approx(backward, rel=0.1)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(
+    "tuning",
+    [TuningConfig(), TuningConfig("lora", rank=16), TuningConfig("last_blocks", blocks=2), TuningConfig("frozen")],
+    ids=lambda tuning: tuning.method,
+)
+@pytest.mark.parametrize("supervisor", ["as bundled", "qwen2_5_vl", "internvl"])
+def test_tower_that_trains_in_part(tmp_path: Path, supervisor: str, tuning: TuningConfig, recompute: bool) -> None:
+    case = make_case(tmp_path / "model", supervisor)
+    model = replace(case.config.model, tuning=tuning, tower_checkpoint=recompute)
+    metric = replace(case.config, model=model, weights=LossWeights(policy=0.0, alignment=0.0))
+    workload = read_workload(metric, case.backbone, case.geometry, Assumptions(classes=CLASSES))
+    prepare_tower(case.backbone, model, 0)
+    trained = [p for p in case.backbone.tower.parameters() if p.requires_grad]
+    assert workload.tower.trained_bytes == sum(p.nbytes for p in trained)
+    forward, vision = counted(case.vision)
+    assert flops.tower_forward(case.geometry, workload) == pytest.approx(forward, rel=0.1)
+    outputs = [o for o in (vision.merged, *vision.deepstack) if o.requires_grad]
+    backward = 0
+    if outputs:
+        backward, _ = counted(lambda: torch.autograd.backward(outputs, [torch.ones_like(o) for o in outputs]))
+    assert flops.tower_backward(case.geometry, workload) == pytest.approx(backward, rel=0.1)
 
 
 def test_rollouts(case: Case) -> None:

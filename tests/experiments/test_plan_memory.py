@@ -23,6 +23,7 @@ from fieldmark.experiments.planning.memory import (
     weight_bytes,
 )
 from fieldmark.experiments.planning.workload import Assumptions, Workload, read_workload
+from fieldmark.models.tuning import TuningConfig
 from fieldmark.policy.adjudication import RolloutConfig
 from fieldmark.policy.gradient import ReplayConfig
 from fieldmark.training.config import DataConfig, LossWeights, ModelConfig, PairConfig, SagaConfig
@@ -99,13 +100,28 @@ def check_step(config: SagaConfig, folder: Path) -> None:
         (GROUPED, {"method": "packed", "checkpoint": True}),
         ({}, {"method": "unpacked"}),
         (GROUPED, {"dtype": "bfloat16"}),
+        ({}, {"tuning": TuningConfig("lora", rank=8)}),
+        ({}, {"tuning": TuningConfig("last_blocks", blocks=4)}),
+        ({}, {"tower_checkpoint": True}),
     ],
-    ids=["as bundled", "grouped heads", "ragged prompts", "packed", "checkpointed", "unpacked", "bfloat16"],
+    ids=[
+        "as bundled",
+        "grouped heads",
+        "ragged prompts",
+        "packed",
+        "checkpointed",
+        "unpacked",
+        "bfloat16",
+        "lora",
+        "last blocks",
+        "recomputed tower",
+    ],
 )
 def test_step_holds_what_the_plan_says(tmp_path: Path, text: dict[str, Any], changes: dict[str, Any]) -> None:
     ragged, dtype = changes.pop("ragged", False), changes.pop("dtype", "float32")
+    tower = {name: changes.pop(name) for name in ("tuning", "tower_checkpoint") if name in changes}
     config = small_config(**changes)
-    config = replace(config, model=replace(config.model, dtype=dtype))
+    config = replace(config, model=replace(config.model, dtype=dtype, **tower))
     if dtype == "bfloat16":  # emulated on many CPUs: less of everything
         config = replace(config, data=DataConfig(image_size=48, batch_size=8, images_per_class=2))
     if ragged:

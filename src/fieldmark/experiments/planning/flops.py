@@ -35,7 +35,7 @@ def step_phases(g: Geometry, w: Workload) -> tuple[Phase, ...]:
         phases.append(Phase("replay forward", replay_forward(g, s)))
         phases.append(Phase("replay backward", replay_backward(g, s)))
     phases.append(Phase("tower backward", tower_backward(g, w) * rounds))
-    trained = g.tower.parameters * w.dtype_bytes + (w.pooler_parameters + w.proxies) * 4
+    trained = w.tower.trained_bytes + (w.pooler_parameters + w.proxies) * 4
     phases.append(Phase("optimiser", 0.0, 7 * trained))  # reads weight, gradient, two moments; writes three
     return tuple(phases)
 
@@ -45,12 +45,28 @@ def step_phases(g: Geometry, w: Workload) -> tuple[Phase, ...]:
 
 def tower_forward(g: Geometry, w: Workload) -> float:
     """One micro-batch through the tower."""
-    return _tower_products(g, w) + _tower_attention(g, w)
+    return _tower_products(g, w) + _tower_attention(g, w) + _adapters(g, w)
 
 
 def tower_backward(g: Geometry, w: Workload) -> float:
-    """Gradients of inputs and weights; the pixels need none."""
-    return 2 * tower_forward(g, w) - _patch_products(g, w)
+    """Gradients of inputs and of trained weights, from the first trained block on; the pixels need none."""
+    t, f = g.tower, g.tower.facts
+    share = w.tower.layers / f.depth
+    blocks, attention, adapters = share * _block_products(g, w), share * _tower_attention(g, w), _adapters(g, w)
+    # Recomputing stops once everything kept is there again: the product that closes an MLP is not repeated.
+    closing = 2.0 * w.batch * t.sequence(w.patches) * w.tower.layers * f.mlp_width * f.width
+    again = blocks + attention + adapters - closing * (not adapters) if w.tower.checkpoint else 0.0
+    if w.tower.full:
+        return 2 * tower_forward(g, w) - _patch_products(g, w) + again
+    if w.tower.layers == 0:
+        return 0.0
+    mergers = _merger_products(g, w) * (1 if w.tower.layers == f.depth else 1 / (1 + f.deepstack))
+    products = blocks + 2 * adapters if adapters else 2 * blocks
+    return products + 2 * attention + mergers + again
+
+
+def _adapters(g: Geometry, w: Workload) -> float:
+    return 2.0 * w.batch * g.tower.sequence(w.patches) * w.tower.adapters
 
 
 def _patch_products(g: Geometry, w: Workload) -> float:
@@ -58,10 +74,15 @@ def _patch_products(g: Geometry, w: Workload) -> float:
 
 
 def _tower_products(g: Geometry, w: Workload) -> float:
-    t, facts = g.tower, g.tower.facts
-    blocks = 2.0 * w.batch * t.sequence(w.patches) * facts.depth * facts.weights
-    mergers = 2.0 * w.batch * w.tokens * (1 + facts.deepstack) * facts.merger_weights
-    return _patch_products(g, w) + blocks + mergers
+    return _patch_products(g, w) + _block_products(g, w) + _merger_products(g, w)
+
+
+def _block_products(g: Geometry, w: Workload) -> float:
+    return 2.0 * w.batch * g.tower.sequence(w.patches) * g.tower.facts.depth * g.tower.facts.weights
+
+
+def _merger_products(g: Geometry, w: Workload) -> float:
+    return 2.0 * w.batch * w.tokens * (1 + g.tower.facts.deepstack) * g.tower.facts.merger_weights
 
 
 def _tower_attention(g: Geometry, w: Workload) -> float:

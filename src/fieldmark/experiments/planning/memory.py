@@ -63,7 +63,7 @@ def _moments(g: Geometry, w: Workload, rounds: int) -> Iterator[Moment]:
     leaves = tokens * 4 / w.dtype_bytes
     trained = trained_bytes(g, w)
     small = w.pooler_parameters * 4 + w.proxies * 4  # gradients that the metric loss leaves
-    fixed = {"weights": weight_bytes(g, w), "optimiser": 2 * trained}
+    fixed = {"weights": weight_bytes(g, w), "optimiser": w.moment_bytes * trained}
     pooled = metric_graph(g, w)
     kept = {"tower activations": rounds * tower, "vision tokens": rounds * (tokens + leaves)}
     if s is None and rounds == 1:
@@ -98,19 +98,19 @@ def _moments(g: Geometry, w: Workload, rounds: int) -> Iterator[Moment]:
     else:
         held = kept
     working = _tower_backward_working(g, w)
-    grown = g.tower.parameters * w.dtype_bytes  # the tower's gradients come as its activations go
+    grown = w.tower.trained_bytes  # the tower's gradients come as its activations go
     first = {**fixed, **held, "gradients": small, "working memory": working}
     last = {
         **fixed,
         **held,
         "tower activations": (rounds - 1) * tower,
         "gradients": trained,
-        "working memory": working + (grown / g.tower.facts.depth if rounds > 1 else 0),
+        "working memory": working + (grown / max(1, w.tower.layers) if rounds > 1 else 0),
     }
     yield Moment("tower backward", max((first, last), key=lambda parts: sum(parts.values())))
     ended = {**held, "tower activations": 0.0}
     # On a GPU AdamW treats all tensors of a group at once and needs one more copy of what it divides by.
-    at_once = max(g.tower.parameters * w.dtype_bytes, w.pooler_parameters * 4, w.proxies * 4) if not w.cpu else 0.0
+    at_once = max(w.tower.trained_bytes, w.pooler_parameters * 4, w.proxies * 4) if not w.cpu else 0.0
     yield Moment("optimiser", {**fixed, **ended, "gradients": trained, "working memory": at_once})
 
 
@@ -118,13 +118,15 @@ def _moments(g: Geometry, w: Workload, rounds: int) -> Iterator[Moment]:
 
 
 def weight_bytes(g: Geometry, w: Workload) -> float:
-    """Tower and language model in the run's dtype, pooler and proxies in float32."""
-    return (g.tower.parameters + g.decoder.parameters) * w.dtype_bytes + (w.pooler_parameters + w.proxies) * 4.0
+    """Tower and language model in the run's dtype (the tower in float32 under autocast); adapters, pooler and proxies
+    in float32."""
+    supervisor = g.tower.parameters * w.tower.weight_bytes + g.decoder.parameters * w.dtype_bytes
+    return supervisor + (w.tower.adapters + w.pooler_parameters + w.proxies) * 4.0
 
 
 def trained_bytes(g: Geometry, w: Workload) -> float:
     """What is trained: as many bytes of gradients, and twice as many of AdamW's moments."""
-    return g.tower.parameters * w.dtype_bytes + (w.pooler_parameters + w.proxies) * 4.0
+    return w.tower.trained_bytes + (w.pooler_parameters + w.proxies) * 4.0
 
 
 # ---- tower
@@ -132,22 +134,43 @@ def trained_bytes(g: Geometry, w: Workload) -> float:
 
 def tower_activations(g: Geometry, w: Workload) -> float:
     """Kept by the tower's graph for one micro-batch, its pictures included."""
-    f, b = g.tower.facts, w.dtype_bytes
-    low, single = _block_numbers(f)
+    f, b, t = g.tower.facts, _tower_width(w), w.tower
+    pictures = w.batch * 3 * w.image_size**2
+    if t.layers == 0:
+        return pictures
+    deepstack = f.deepstack if t.layers == f.depth else 0  # mergers of frozen blocks' features have no graph
     if f.merger_rms_norm:  # what is scaled and its result; a float32 copy of the input
-        merging = (1 + f.deepstack) * (b * 2 * f.width + 4 * (f.width + 1))
+        merging = (1 + deepstack) * (b * 2 * f.width + 4 * (f.width + 1))
     else:  # input and result; DeepStack's input is a block's anyway
-        merging = b * f.width * (2 + f.deepstack)
-    once = b * g.tower.patch_values  # pixels
+        merging = b * f.width * (2 + deepstack)
+    once = b * g.tower.patch_values if t.full else 0  # pixels, for the patch embedding's gradient
     if f.rotary:
         once += 2 * 4 * f.width // f.heads + 4 * (8 + 4)  # rotary tables; places in the grid
-    inner = 2 * b * f.merger_inner * (1 + f.deepstack)  # between the merger's products: input and result of the GELU
+    inner = 2 * b * f.merger_inner * (1 + deepstack)  # between the merger's products: input and result of the GELU
+    block = b * f.width if t.checkpoint else _block_activations(g, w)
     return (
-        w.batch * g.tower.sequence(w.patches) * f.depth * (b * low + 4 * single)
+        w.batch * g.tower.sequence(w.patches) * t.layers * block
         + w.batch * w.patches * (merging + once)
         + w.batch * w.tokens * inner
-        + w.batch * 3 * w.image_size**2
+        + pictures
     )
+
+
+def _tower_width(w: Workload) -> int:
+    """Bytes of a number in the tower. Under autocast some are bfloat16 and some float32: all are counted as float32."""
+    return max(w.dtype_bytes, w.tower.weight_bytes)
+
+
+def _block_activations(g: Geometry, w: Workload) -> float:
+    """Bytes per row that one block keeps."""
+    f, b, t = g.tower.facts, _tower_width(w), w.tower
+    low, single = _block_numbers(f)
+    kept = b * low + 4.0 * single
+    if t.adapters:
+        kept += 4 * t.adapter_middle
+        if b < 4:  # each adapter keeps its own float32 copy, and no frozen product what it was given
+            kept += 4 * t.adapter_inputs - b * (3 * f.width + f.mlp_width)
+    return kept
 
 
 def _block_numbers(f: TowerFacts) -> tuple[int, int]:
@@ -178,9 +201,11 @@ def _tower_forward_working(g: Geometry, w: Workload) -> float:
 
 
 def _tower_backward_working(g: Geometry, w: Workload) -> float:
-    """What comes on top before more has been let go than was made: the merger's and the last block's gradients."""
-    f, b = g.tower.facts, w.dtype_bytes
-    return w.batch * b * max(w.tokens * f.merger_inner, w.patches * (f.width + f.mlp_width))
+    """What comes on top before more has been let go than was made: the merger's and the last block's gradients, and a
+    block's activations where it is computed again."""
+    f, b, t = g.tower.facts, _tower_width(w), w.tower
+    again = g.tower.sequence(w.patches) * _block_activations(g, w) if t.checkpoint and t.layers else 0.0
+    return w.batch * (again + b * max(w.tokens * f.merger_inner, w.patches * (f.width + f.mlp_width)))
 
 
 # ---- pooler and metric loss

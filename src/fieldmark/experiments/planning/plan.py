@@ -215,9 +215,18 @@ def _remedies(geometry: Geometry, workload: Workload, limit: float) -> Iterator[
         yield Change("a GPU with more memory, or a smaller supervisor", peak_bytes(geometry, workload) / GIB)
 
 
+def _in_bfloat16(w: Workload) -> Workload:
+    return replace(w, dtype_bytes=2, tower=replace(w.tower, weight_bytes=4 if w.tower.autocast else 2))
+
+
 def _candidates(w: Workload) -> Iterator[tuple[str, Any]]:
     if w.dtype_bytes == 4:
-        yield "model.dtype: bfloat16", lambda one: replace(one, dtype_bytes=2)
+        yield "model.dtype: bfloat16", _in_bfloat16
+    if not w.tower.checkpoint and w.tower.layers:
+        yield (
+            "model.tower_checkpoint: true (one more forward pass of the tower)",
+            lambda one: replace(one, tower=replace(one.tower, checkpoint=True)),
+        )
     if w.sampling is None:
         return
 
@@ -252,7 +261,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     g, w, s, gpu = plan.geometry, plan.workload, plan.workload.sampling, plan.gpu
     peak = plan.peak
     yield (
-        f"{g.name}: tower {g.tower.parameters / 1e6:,.0f} M parameters (trained), "
+        f"{g.name}: tower {g.tower.parameters / 1e6:,.0f} M parameters ({_trained(w)}), "
         f"language model {g.decoder.parameters / 1e6:,.0f} M (frozen)"
     )
     yield f"micro-batch: {w.batch} pictures of {w.image_size} px, {w.patches} patches and {w.tokens} tokens each"
@@ -293,6 +302,12 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield f"  {mixed}{plan.assumed.classes} training classes (--classes){mean}"
     yield ""
     yield from _verdict(plan)
+
+
+def _trained(w: Workload) -> str:
+    if w.tower.full:
+        return "trained"
+    return f"{w.tower.parameters / 1e6:,.1f} M {'of adapters ' if w.tower.adapters else ''}trained"
 
 
 def _verdict(plan: Plan) -> Iterator[str]:

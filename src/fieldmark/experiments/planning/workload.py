@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from fieldmark.experiments.planning.geometry import Geometry
+from fieldmark.experiments.planning.trained_tower import TrainedTower, read_trained_tower
 from fieldmark.losses.potential_field import PotentialField
 from fieldmark.losses.registry import build_metric_loss
 from fieldmark.models.backbone import Backbone
@@ -80,6 +81,9 @@ class Workload:
     """Merged patches: what the language model sees."""
     dtype_bytes: int
     """Of weights and activations; leaves, pooler and losses are float32."""
+    tower: TrainedTower
+    moment_bytes: float
+    """Of both of AdamW's moments, for each byte that is trained."""
     pooler: str
     embedding: int
     pooler_parameters: int
@@ -116,13 +120,18 @@ def read_workload(
     embedding = width if m.embedding_size is None else m.embedding_size
     pooler_parameters = width * embedding * has_projection + (width * width + width) * (m.pooler == "attention")
     loss = build_metric_loss(config.metric, assumed.classes, embedding, generator=torch.Generator())
+    dtype_bytes = _dtype_bytes(m.dtype, m.device)
+    trained = read_trained_tower(backbone.tower, m, dtype_bytes)
     return Workload(
         batch=d.batch_size,
         images_per_class=d.images_per_class,
         image_size=d.image_size,
         patches=patches,
         tokens=tokens,
-        dtype_bytes=_dtype_bytes(m.dtype, m.device),
+        dtype_bytes=dtype_bytes,
+        tower=trained,
+        # 8-bit moments: two bytes and two scales for every 256 numbers; what is small enough to stay float32 is ignored
+        moment_bytes=2.0 if config.optimiser.kind == "adamw" else 2 * (1 + 4 / 256) / _width(trained),
         pooler=m.pooler,
         embedding=embedding,
         pooler_parameters=pooler_parameters,
@@ -131,6 +140,11 @@ def read_workload(
         cpu=m.device == "cpu",
         sampling=None if isinstance(config, MetricConfig) else _sampling(config, backbone, geometry, tokens, assumed),
     )
+
+
+def _width(trained: TrainedTower) -> float:
+    """Bytes of a trained number: of the tower's, where it has any."""
+    return trained.trained_bytes / trained.parameters if trained.parameters else 4.0
 
 
 def _dtype_bytes(name: str, device: str) -> int:
