@@ -1,7 +1,6 @@
 """Tuning of a part of the tower, for every family: what trains, what is computed, what is deployed."""
 
 import copy
-import sys
 
 import pytest
 import torch
@@ -238,9 +237,3 @@ def test_bad_settings_are_refused(options, message):
 def test_more_blocks_than_there_are_is_refused(qwen):
     with pytest.raises(ValueError, match="has 3 blocks: choose 1 to 3"):
         tune(copy.deepcopy(qwen), "last_blocks", blocks=4)
-
-
-def test_absent_library_is_explained(qwen, monkeypatch):
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ModuleNotFoundError, match=r"fieldmark\[lora\]"):
-        tune(copy.deepcopy(qwen), "lora")

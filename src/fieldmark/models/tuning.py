@@ -5,7 +5,6 @@ patch embedding, position embeddings, norms and what stands behind the blocks (m
 under LoRA and under last-blocks tuning. Adapters are merged when the encoder is saved: what is deployed is plain.
 """
 
-import importlib
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -73,7 +72,6 @@ def tune_tower(tower: VisionTower, config: TuningConfig, generator: torch.Genera
 
     Raises:
         ValueError: more blocks than the tower has.
-        ModuleNotFoundError: LoRA is asked for and peft is not installed.
     """
     tower.requires_grad_(config.method == "full")
     if config.method == "last_blocks":
@@ -114,13 +112,14 @@ def deployed_weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _add_adapters(blocks: nn.ModuleList, config: TuningConfig, generator: torch.Generator) -> None:
-    peft = _peft()
+    from peft import LoraConfig, inject_adapter_in_model  # takes seconds, and few runs need it
+
     targets = [name for name, module in blocks.named_modules() if type(module) is nn.Linear]
     if not targets:
         raise ValueError("the tower's blocks hold no linear layer that could carry an adapter: choose another tuning")
-    settings = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets)
+    settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets)
     with torch.random.fork_rng(devices=[]):  # peft draws from the global generator; redrawn below
-        peft.inject_adapter_in_model(settings, blocks, adapter_name=_ADAPTER)
+        inject_adapter_in_model(settings, blocks, adapter_name=_ADAPTER)
     for name in targets:
         layer: Any = blocks.get_submodule(name)
         down, up = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
@@ -144,14 +143,3 @@ class _TrainingDropout(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return nn.functional.dropout(inputs, self.share, training=torch.is_grad_enabled())
-
-
-def _peft() -> Any:
-    """Imported only when an adapter is asked for: it takes a second, and few runs need it."""
-    try:
-        return importlib.import_module("peft")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"model.tuning.method lora needs peft, which cannot be imported ({error.name} is missing): "
-            "pip install 'fieldmark[lora]', or choose full, last_blocks or frozen"
-        ) from error

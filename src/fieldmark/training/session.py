@@ -61,7 +61,7 @@ def prepare_tower(backbone: Backbone, config: ModelConfig, seed: int) -> None:
     """Precision, trained weights and gradient checkpointing of the tower, in place; the same for the same seed.
 
     Raises:
-        ValueError, ModuleNotFoundError: see `tune_tower`.
+        ValueError: see `tune_tower` and `checkpoint_blocks`.
     """
     if config.tower_precision == "bfloat16_autocast":
         backbone.tower.float()
