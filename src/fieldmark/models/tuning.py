@@ -117,7 +117,7 @@ def _add_adapters(blocks: nn.ModuleList, config: TuningConfig, generator: torch.
     targets = [name for name, module in blocks.named_modules() if type(module) is nn.Linear]
     if not targets:
         raise ValueError("the tower's blocks hold no linear layer that could carry an adapter: choose another tuning")
-    settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets)
+    settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):  # peft draws from the global generator; redrawn below
         inject_adapter_in_model(settings, blocks, adapter_name=_ADAPTER)
     for name in targets:
