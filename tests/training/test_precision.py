@@ -8,7 +8,7 @@ import torch
 from tests.experiments.planned_step import REWARD, saga_step, write_supervisor
 
 from fieldmark.evaluation.retrieval import retrieval_metrics
-from fieldmark.policy import update
+from fieldmark.policy import gradient
 from fieldmark.policy.adjudication import RolloutConfig
 from fieldmark.policy.update import ReplayConfig, TeacherMap
 from fieldmark.training import saga as saga_module
@@ -58,7 +58,7 @@ def watch(monkeypatch, module, name, seen):
 )
 def test_leaves_losses_and_metrics_are_float32(folder, monkeypatch, model, tower, language):
     seen = {}
-    watch(monkeypatch, update, "grpo_loss", seen)
+    watch(monkeypatch, gradient, "grpo_loss", seen)
     watch(monkeypatch, saga_module, "attention_alignment", seen)
     session, saga = saga_step(config(**model), folder, lambda name: nullcontext())
     rounds = []

@@ -222,12 +222,12 @@ def _in_bfloat16(w: Workload) -> Workload:
 def _candidates(w: Workload) -> Iterator[tuple[str, Any]]:
     if w.dtype_bytes == 4:
         yield "model.dtype: bfloat16", _in_bfloat16
-    if not w.tower.checkpoint and w.tower.layers:
-        yield (
-            "model.tower_checkpoint: true (one more forward pass of the tower)",
-            lambda one: replace(one, tower=replace(one.tower, checkpoint=True)),
-        )
+    recomputed = (
+        "model.tower_checkpoint: true (one more forward pass of the tower)",
+        lambda one: replace(one, tower=replace(one.tower, checkpoint=w.tower.layers > 0)),
+    )
     if w.sampling is None:
+        yield recomputed
         return
 
     def sampling(**changed: Any) -> Any:
@@ -238,6 +238,7 @@ def _candidates(w: Workload) -> Iterator[tuple[str, Any]]:
             yield f"replay.prompts_per_chunk: {chunk}", sampling(chunk=chunk)
     if w.sampling.method == "unpacked":
         yield "replay.method: prefix", sampling(method="prefix")
+    yield recomputed
     if not w.sampling.tap and not w.sampling.checkpoint:
         yield "replay.method: packed, replay.checkpoint: true", sampling(method="packed", checkpoint=True)
     pairs = w.sampling.pairs
