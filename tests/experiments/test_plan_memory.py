@@ -31,7 +31,7 @@ from fieldmark.training.config import DataConfig, LossWeights, ModelConfig, Pair
 GROUPED = {"num_attention_heads": 6, "num_key_value_heads": 2}
 PHASES = {  # what the step's log calls a phase -> what the plan calls its moments
     "rollouts": ("rollouts: prompts", "rollouts: tokens", "rollouts: logits"),
-    "replay": ("replay forward", "replay backward"),
+    "replay": ("replay forward", "replay logits", "replay backward"),
     "tower": ("tower forward", "tower backward", "balance of both gradients", "optimiser"),
 }
 

@@ -309,7 +309,7 @@ def _routing(g: Geometry) -> float:
 
 
 def _replay(g: Geometry, w: Workload, s: Sampling) -> Iterator[tuple[str, dict[str, float]]]:
-    """A chunk at the end of its forward pass, and at the beginning of its backward pass."""
+    """A chunk at the end of the decoder's pass, at its logits, and at the beginning of its backward pass."""
     d, b = g.decoder, w.dtype_bytes
     t, n = s.new_tokens, s.chunk * s.group_size
     cache = 0.0
@@ -339,15 +339,9 @@ def _replay(g: Geometry, w: Workload, s: Sampling) -> Iterator[tuple[str, dict[s
     chunk_rows = max(1, DEFAULT_CHUNK_BYTES // (4 * d.vocabulary))
     logits = min(n * t, chunk_rows) * d.vocabulary * (8.0 if b == 4 else 10.0)
     predicting = n * t * d.width * b * (3.0 if s.method == "prefix" else 2.0)
-    yield (
-        "replay forward",
-        {
-            "replay activations": kept,
-            "KV cache": cache,
-            "logits": logits,
-            "working memory": masks + predicting,
-        },
-    )
+    # The shared cache is let go with the decoder's pass, before the first logits are there.
+    yield "replay forward", {"replay activations": kept, "KV cache": cache, "working memory": masks + predicting}
+    yield "replay logits", {"replay activations": kept, "logits": logits, "working memory": masks + predicting}
     working = (
         (n * t if s.method == "prefix" else tokens) * b * (3 * d.facts.mlp_width + 2 * d.width + 2 * d.facts.routed)
     )
