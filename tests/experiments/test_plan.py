@@ -11,6 +11,7 @@ from tests.experiments.test_plan_memory import GROUPED, small_config
 from fieldmark.cli import main
 from fieldmark.experiments.planning.plan import GIB, GPUS, Machine, make_plan, peak_bytes
 from fieldmark.experiments.planning.workload import Assumptions
+from fieldmark.models.tuning import TuningConfig
 from fieldmark.policy.adjudication import RolloutConfig
 from fieldmark.training.config import MetricConfig, ModelConfig, PairConfig, SagaConfig
 
@@ -71,6 +72,24 @@ def test_time_is_arithmetic_or_reading(config: SagaConfig) -> None:
     tokens = {p.name: p for p in plain.phases}["rollouts: tokens"]
     assert plain.seconds(tokens) == tokens.flops / 0.4e12
     assert slow_memory.seconds(tokens) == tokens.traffic / 0.4e9 > plain.seconds(tokens)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "said"),
+    [
+        ({"tuning": TuningConfig("lora")}, "adamw", []),
+        ({"tuning": TuningConfig("lora", dropout=0.1)}, "adamw", ["dropout"]),
+        ({"tower_precision": "bfloat16_autocast"}, "adamw_8bit", ["autocast", "8-bit"]),
+        ({"tuning": TuningConfig("last_blocks", dropout=0.1), "tower_checkpoint": True}, "adamw", []),
+    ],
+)
+def test_what_is_not_held_to_a_measurement_is_said(config: SagaConfig, model: dict, kind: str, said: list[str]) -> None:
+    optimiser = replace(config.optimiser, kind=kind)
+    plan = make_plan(replace(config, model=replace(config.model, **model), optimiser=optimiser), Machine())
+    reservations = plan.as_json()["reservations"]
+    assert len(reservations) == len(said)
+    for word, reservation in zip(said, reservations, strict=True):
+        assert word in reservation and reservation in plan.as_text()
 
 
 def test_metric_needs_no_rollouts(config: SagaConfig) -> None:

@@ -94,7 +94,7 @@ def test_tower(case: Case) -> None:
     [TuningConfig(), TuningConfig("lora", rank=16), TuningConfig("last_blocks", blocks=2), TuningConfig("frozen")],
     ids=lambda tuning: tuning.method,
 )
-@pytest.mark.parametrize("supervisor", ["as bundled", "qwen2_5_vl", "internvl"])
+@pytest.mark.parametrize("supervisor", ["as bundled", "qwen2_vl", "qwen2_5_vl", "internvl"])
 def test_tower_that_trains_in_part(tmp_path: Path, supervisor: str, tuning: TuningConfig, recompute: bool) -> None:
     case = make_case(tmp_path / "model", supervisor)
     model = replace(case.config.model, tuning=tuning, tower_checkpoint=recompute)

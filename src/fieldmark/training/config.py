@@ -1,7 +1,7 @@
 """Configuration of a training run: one dataclass per component, every field documented."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from fieldmark.losses.registry import MetricLossConfig
 from fieldmark.models.pooler import PoolerKind
@@ -13,7 +13,19 @@ from fieldmark.training.optimiser import OptimiserConfig
 Mining = Literal["none", "verdict", "embedding", "both"]
 TowerPrecision = Literal["dtype", "bfloat16_autocast"]
 Supervision = Literal["verdict", "permuted", "oracle", "wrong"]
-EARLIER = {"model.attention": "sdpa"}
+EARLIER: dict[str, Any] = {
+    "model.attention": "sdpa",
+    "model.tuning.method": "full",
+    "model.tuning.rank": 16,  # this and the next three: not read by "full"
+    "model.tuning.alpha": 32.0,
+    "model.tuning.dropout": 0.0,
+    "model.tuning.blocks": 4,
+    "model.tower_precision": "dtype",
+    "model.tower_checkpoint": False,
+    "metric.miner": "none",
+    "metric.miner_options": {},
+    "optimiser.kind": "adamw",
+}
 """Fields that earlier versions had not, by dotted name, and the value that stands for what those versions did: so that
 runs which they began can be resumed."""
 

@@ -5,7 +5,7 @@ row in `TOWERS`, if its tower is laid out like none of these. Language models ar
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -75,6 +75,18 @@ class DecoderFacts:
 def tower_facts(model_type: str, visual: Any) -> TowerFacts:
     """Facts of a tower module; meta tensors will do."""
     return TOWERS[model_type](visual)
+
+
+def facts_of_last(facts: TowerFacts, visual: Any, count: int) -> TowerFacts:
+    """Facts of a tower's last `count` blocks, and of the mergers that come after one of them."""
+    config, first = visual.config, facts.depth - count
+    whole = getattr(config, "fullatt_block_indexes", None)
+    return replace(
+        facts,
+        depth=count,
+        windowed=0 if whole is None else sum(index not in whole for index in range(first, facts.depth)),
+        deepstack=sum(index >= first for index in getattr(config, "deepstack_visual_indexes", ())),
+    )
 
 
 def decoder_facts(layers: Any, active: int) -> DecoderFacts:

@@ -6,7 +6,7 @@ backward pass is one forward pass of products. Attention is counted over the who
 the kernels run under a mask. Elementwise work is not counted: it is time, but not arithmetic.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fieldmark.experiments.planning.geometry import Geometry
 from fieldmark.experiments.planning.workload import Sampling, Workload
@@ -50,19 +50,20 @@ def tower_forward(g: Geometry, w: Workload) -> float:
 
 def tower_backward(g: Geometry, w: Workload) -> float:
     """Gradients of inputs and of trained weights, from the first trained block on; the pixels need none."""
-    t, f = g.tower, g.tower.facts
-    share = w.tower.layers / f.depth
-    blocks, attention, adapters = share * _block_products(g, w), share * _tower_attention(g, w), _adapters(g, w)
-    # Recomputing stops once everything kept is there again: the product that closes an MLP is not repeated.
-    closing = 2.0 * w.batch * t.sequence(w.patches) * w.tower.layers * f.mlp_width * f.width
-    again = blocks + attention + adapters - closing * (not adapters) if w.tower.checkpoint else 0.0
+    f, rows = w.tower.facts, w.batch * g.tower.sequence(w.patches)
+    part = replace(g, tower=replace(g.tower, facts=f))
+    blocks, attention, adapters = _block_products(part, w), _tower_attention(part, w), _adapters(g, w)
+    again = blocks + attention + adapters if w.tower.checkpoint else 0.0
+    if w.tower.checkpoint and not adapters and not f.layer_scale:
+        # Recomputing stops once everything kept is there again: the product that closes an MLP is not repeated.
+        again -= 2.0 * rows * f.depth * f.mlp_width * f.width
     if w.tower.full:
         return 2 * tower_forward(g, w) - _patch_products(g, w) + again
-    if w.tower.layers == 0:
+    if f.depth == 0:
         return 0.0
-    mergers = _merger_products(g, w) * (1 if w.tower.layers == f.depth else 1 / (1 + f.deepstack))
-    products = blocks + 2 * adapters if adapters else 2 * blocks
-    return products + 2 * attention + mergers + again
+    # With adapters the weights have no gradient, nor has what the first queries, keys and values are made from.
+    products = blocks - 2.0 * rows * 3 * f.width**2 + 2 * adapters if adapters else 2 * blocks
+    return products + 2 * attention + _merger_products(part, w) + again
 
 
 def _adapters(g: Geometry, w: Workload) -> float:

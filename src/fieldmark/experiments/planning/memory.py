@@ -99,7 +99,8 @@ def _moments(g: Geometry, w: Workload, rounds: int) -> Iterator[Moment]:
         held = kept
     working = _tower_backward_working(g, w)
     grown = w.tower.trained_bytes  # the tower's gradients come as its activations go
-    first = {**fixed, **held, "gradients": small, "working memory": working}
+    again = _block_input(g, w) if w.tower.checkpoint else 0.0  # kept anyway, and so not a second time
+    first = {**fixed, **held, "gradients": small, "working memory": working - again}
     last = {
         **fixed,
         **held,
@@ -134,26 +135,25 @@ def trained_bytes(g: Geometry, w: Workload) -> float:
 
 def tower_activations(g: Geometry, w: Workload) -> float:
     """Kept by the tower's graph for one micro-batch, its pictures included."""
-    f, b, t = g.tower.facts, _tower_width(w), w.tower
+    f, b, t = w.tower.facts, _tower_width(w), w.tower
     pictures = w.batch * 3 * w.image_size**2
     if t.layers == 0:
         return pictures
-    deepstack = f.deepstack if t.layers == f.depth else 0  # mergers of frozen blocks' features have no graph
-    if f.merger_rms_norm:  # what is scaled and its result; a float32 copy of the input
-        merging = (1 + deepstack) * (b * 2 * f.width + 4 * (f.width + 1))
-    else:  # input and result; DeepStack's input is a block's anyway
-        merging = b * f.width * (2 + deepstack)
-    once = b * g.tower.patch_values if t.full else 0  # pixels, for the patch embedding's gradient
+    mergers = 1 + f.deepstack
+    if f.merger_rms_norm:  # a float32 copy of the input; for trained weights what is scaled and its result
+        merging = mergers * (4 * (f.width + 1) + b * 2 * f.width * t.full)
+    else:  # input, and for trained products result; DeepStack's input is a block's anyway
+        merging = b * f.width * (1 + mergers * t.full)
+    once = 0
     if f.rotary:
-        once += 2 * 4 * f.width // f.heads + 4 * (8 + 4)  # rotary tables; places in the grid
-    inner = 2 * b * f.merger_inner * (1 + deepstack)  # between the merger's products: input and result of the GELU
-    block = b * f.width if t.checkpoint else _block_activations(g, w)
-    return (
-        w.batch * g.tower.sequence(w.patches) * t.layers * block
-        + w.batch * w.patches * (merging + once)
-        + w.batch * w.tokens * inner
-        + pictures
-    )
+        once += 2 * 4 * f.width // f.heads  # tables
+    if t.full:
+        once += b * g.tower.patch_values  # for the gradient of the patch embedding
+    if t.full and f.rotary:
+        once += 4 * (8 + 4)  # places in the grid, for that of the position embedding
+    inner = b * f.merger_inner * mergers * (1 + t.full)  # between the merger's products: the GELU's input, and result
+    block = _block_input(g, w) if t.checkpoint else w.batch * g.tower.sequence(w.patches) * _block_activations(w)
+    return f.depth * block + w.batch * w.patches * (merging + once) + w.batch * w.tokens * inner + pictures
 
 
 def _tower_width(w: Workload) -> int:
@@ -161,29 +161,42 @@ def _tower_width(w: Workload) -> int:
     return max(w.dtype_bytes, w.tower.weight_bytes)
 
 
-def _block_activations(g: Geometry, w: Workload) -> float:
+def _block_input(g: Geometry, w: Workload) -> float:
+    """Bytes of what one block with a graph is given; 0 where none has."""
+    return w.batch * g.tower.sequence(w.patches) * _tower_width(w) * w.tower.facts.width * (w.tower.layers > 0)
+
+
+def _block_activations(w: Workload) -> float:
     """Bytes per row that one block keeps."""
-    f, b, t = g.tower.facts, _tower_width(w), w.tower
-    low, single = _block_numbers(f)
+    f, b, t = w.tower.facts, _tower_width(w), w.tower
+    low, single = _block_numbers(f, frozen=t.adapters > 0)
     kept = b * low + 4.0 * single
     if t.adapters:
         kept += 4 * t.adapter_middle
-        if b < 4:  # each adapter keeps its own float32 copy, and no frozen product what it was given
-            kept += 4 * t.adapter_inputs - b * (3 * f.width + f.mlp_width)
+    if t.adapters and b < 4:  # each adapter keeps its own float32 copy, and no frozen product what it was given
+        kept += 4 * t.adapter_inputs - b * ((2 + f.rotary) * f.width + f.mlp_width)
     return kept
 
 
-def _block_numbers(f: TowerFacts) -> tuple[int, int]:
-    """Numbers per row that one block keeps: in the run's dtype, and in float32 whatever that is."""
+def _block_numbers(f: TowerFacts, frozen: bool) -> tuple[int, int]:
+    """Numbers per row that one block keeps: in the run's dtype, and in float32 whatever that is.
+
+    frozen: only adapters are trained. What a norm or a factor scales is then not kept; inputs of products are, for the
+    adapters.
+    """
     # Two norms: LayerNorm keeps input, mean and deviation, RMSNorm a float32 copy and what is scaled; then the input of
     # the product. q, k and v; q and k turned; attention's result, again where it is gathered; one float32 per head.
-    low = 2 * (2 * f.width + 2 * (not f.rms_norm)) + 3 * f.width + f.width
-    single = 2 * (f.width + 1) * f.rms_norm + f.heads
+    low = 2 * 2 * f.width + 3 * f.width + f.width
+    single = f.heads
+    if f.rms_norm:
+        low, single = low - 2 * f.width * frozen, single + 2 * (f.width + 1)
+    else:
+        low += 2 * 2
     if f.rotary:
         low += 3 * f.width
     if f.query_norms:
-        low, single = low + 2 * f.width, single + 2 * (f.width + 1)
-    if f.layer_scale:
+        low, single = low + 2 * f.width * (not frozen), single + 2 * (f.width + 1)
+    if f.layer_scale and not frozen:
         low += 2 * f.width
     return low + f.mlp_kept * f.mlp_width, single
 
@@ -203,8 +216,8 @@ def _tower_forward_working(g: Geometry, w: Workload) -> float:
 def _tower_backward_working(g: Geometry, w: Workload) -> float:
     """What comes on top before more has been let go than was made: the merger's and the last block's gradients, and a
     block's activations where it is computed again."""
-    f, b, t = g.tower.facts, _tower_width(w), w.tower
-    again = g.tower.sequence(w.patches) * _block_activations(g, w) if t.checkpoint and t.layers else 0.0
+    f, b, t = w.tower.facts, _tower_width(w), w.tower
+    again = g.tower.sequence(w.patches) * _block_activations(w) if t.checkpoint and t.layers else 0.0
     return w.batch * (again + b * max(w.tokens * f.merger_inner, w.patches * (f.width + f.mlp_width)))
 
 

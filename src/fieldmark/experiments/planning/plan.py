@@ -142,6 +142,7 @@ class Plan:
             "phases": [{"phase": p.name, "flops": p.flops, "seconds": self.seconds(p)} for p in self.phases],
             "largest_batch": self.largest_batch,
             "changes": [vars(change) for change in self.changes],
+            "reservations": list(_reservations(self.workload)),
         }
 
     def as_text(self) -> str:
@@ -301,6 +302,8 @@ def _lines(plan: Plan) -> Iterator[str]:
     mean = "" if s is None else f"; completions of {s.mean_tokens:g} tokens (--completion_tokens)"
     mixed = "" if s is None else f"{plan.assumed.mixed:g} of the pairs contribute (--mixed); "
     yield f"  {mixed}{plan.assumed.classes} training classes (--classes){mean}"
+    for reservation in _reservations(w):
+        yield f"  {reservation}"
     yield ""
     yield from _verdict(plan)
 
@@ -309,6 +312,16 @@ def _trained(w: Workload) -> str:
     if w.tower.full:
         return "trained"
     return f"{w.tower.parameters / 1e6:,.1f} M {'of adapters ' if w.tower.adapters else ''}trained"
+
+
+def _reservations(w: Workload) -> Iterator[str]:
+    """What of this run the plan's memory is not held to a measurement for."""
+    if w.tower.autocast:
+        yield "the tower under autocast is counted as float32 throughout: it holds less, how much has not been measured"
+    if w.tower.dropout:
+        yield "not counted: what the dropout of the adapters (model.tuning.dropout) keeps"
+    if w.moment_bytes != 2:
+        yield "8-bit moments are counted as two bytes and two scales for every 256 numbers: not measured"
 
 
 def _verdict(plan: Plan) -> Iterator[str]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from fieldmark.experiments.planning.families import TowerFacts, facts_of_last
 from fieldmark.models.tuning import tower_blocks
 from fieldmark.models.vision_tokens import VisionTower
 from fieldmark.training.config import ModelConfig
@@ -13,22 +14,29 @@ from fieldmark.training.config import ModelConfig
 class TrainedTower:
     """The trained part of a tower.
 
-    parameters: numbers that are trained, adapters' included. adapters: numbers that LoRA adds, always float32.
-    adapter_inputs, adapter_middle: numbers per row that the adapters of one block are given, and that stand between
-    their two matrices. layers: blocks from the first trained one to the end; only they keep activations.
-    weight_bytes: of one of the tower's own weights. autocast: these are float32 and the products are not. checkpoint:
-    blocks are computed again in the backward pass. full: every weight is trained.
+    facts: of the blocks from the first trained one to the end, and of the mergers after them; only these keep
+    activations. parameters: numbers that are trained, adapters' included. adapters: numbers that LoRA adds, always
+    float32. adapter_inputs, adapter_middle: numbers per row that the adapters of one block are given, and that stand
+    between their two matrices. dropout: whether adapters drop some of their inputs. weight_bytes: of one of the tower's
+    own weights. autocast: these are float32 and the products are not. checkpoint: blocks are computed again in the
+    backward pass. full: every weight is trained.
     """
 
+    facts: TowerFacts
     parameters: int
     adapters: int
     adapter_inputs: int
     adapter_middle: int
-    layers: int
+    dropout: bool
     weight_bytes: int
     autocast: bool
     checkpoint: bool
     full: bool
+
+    @property
+    def layers(self) -> int:
+        """Blocks from the first trained one to the end."""
+        return self.facts.depth
 
     @property
     def trained_bytes(self) -> float:
@@ -36,8 +44,8 @@ class TrainedTower:
         return self.parameters * (4.0 if self.adapters else self.weight_bytes)
 
 
-def read_trained_tower(tower: VisionTower, config: ModelConfig, dtype_bytes: int) -> TrainedTower:
-    """Counts of a tower that is as it was loaded (meta weights will do).
+def read_trained_tower(tower: VisionTower, facts: TowerFacts, config: ModelConfig, dtype_bytes: int) -> TrainedTower:
+    """Counts of a tower that is as it was loaded (meta weights will do). facts: of the whole tower.
 
     Raises:
         ValueError: more blocks are to be trained than there are.
@@ -55,11 +63,12 @@ def read_trained_tower(tower: VisionTower, config: ModelConfig, dtype_bytes: int
             raise ValueError(f"tuning.blocks is {tuning.blocks}, but the tower has {len(blocks)} blocks")
         trained, layers = sum(_numbers(block) for block in list(blocks)[-tuning.blocks :]), tuning.blocks
     return TrainedTower(
+        facts=facts_of_last(facts, tower.model, layers),
         parameters=trained,
         adapters=adapters,
         adapter_inputs=inputs // len(blocks),
         adapter_middle=middle // len(blocks),
-        layers=layers,
+        dropout=tuning.method == "lora" and tuning.dropout > 0,
         weight_bytes=4 if autocast else dtype_bytes,
         autocast=autocast,
         checkpoint=config.tower_checkpoint,

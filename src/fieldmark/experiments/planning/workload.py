@@ -121,7 +121,7 @@ def read_workload(
     pooler_parameters = width * embedding * has_projection + (width * width + width) * (m.pooler == "attention")
     loss = build_metric_loss(config.metric, assumed.classes, embedding, generator=torch.Generator())
     dtype_bytes = _dtype_bytes(m.dtype, m.device)
-    trained = read_trained_tower(backbone.tower, m, dtype_bytes)
+    trained = read_trained_tower(backbone.tower, tower.facts, m, dtype_bytes)
     return Workload(
         batch=d.batch_size,
         images_per_class=d.images_per_class,
