@@ -208,7 +208,13 @@ def pool_tokens(backbone: Backbone, images: np.ndarray, batch_size: int = 128) -
 
 def language_loss(backbone: Backbone, tokens: PoolTokens, examples: Sequence[Example]) -> Tensor:
     """Mean cross-entropy over the target tokens of the answers."""
-    prompts: list[PromptTokens] = [backbone.chat_prompt(e.prompt, len(e.pictures)) for e in examples]
+    return answer_loss(backbone, tokens, [backbone.chat_prompt(e.prompt, len(e.pictures)) for e in examples], examples)
+
+
+def answer_loss(
+    backbone: Backbone, tokens: PoolTokens, prompts: Sequence[PromptTokens], examples: Sequence[Example]
+) -> Tensor:
+    """`language_loss` behind prompts that are tokenised already; those of the examples are not read."""
     flat = [picture for e in examples for picture in e.pictures]
     vision = tokens.select(flat)
     starts = np.cumsum([0, *(len(e.pictures) for e in examples)])

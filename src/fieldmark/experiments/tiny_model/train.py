@@ -1,18 +1,16 @@
 """`make tiny-model`: two resumable stages, tower then language, and the export to the package."""
 
 import json
-import os
-import time
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fieldmark.experiments.tiny_model.architecture import PREPROCESSING, build_model, save_model
+from fieldmark.experiments.tiny_model.fitting import fit, kept_pool, save_tensors
 from fieldmark.experiments.tiny_model.language import (
     LanguageRecipe,
     draw_example,
@@ -20,13 +18,10 @@ from fieldmark.experiments.tiny_model.language import (
     language_loss,
     pool_tokens,
 )
-from fieldmark.experiments.tiny_model.pictures import PicturePool, draw_pool
+from fieldmark.experiments.tiny_model.pictures import draw_pool
 from fieldmark.experiments.tiny_model.tower import DenseHeads, tower_accuracy, tower_batch, tower_loss
 from fieldmark.models.backbone import Backbone
 from fieldmark.policy.vocabulary import load_vocabulary
-from fieldmark.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from fieldmark.training.log import TrainingLog
-from fieldmark.training.optimiser import OptimiserConfig, build_optimiser, check_losses, clip_gradients
 
 TOWER_POOL_SEED, LANGUAGE_POOL_SEED, HELD_OUT_SEED = 1, 2, 3
 
@@ -110,7 +105,7 @@ def _train_tower(config: TinyModelConfig, backbone: Backbone, heads: nn.ModuleLi
         tower.load_state_dict({k[6:]: v for k, v in weights.items() if k.startswith("tower.")})
         heads.load_state_dict({k[6:]: v for k, v in weights.items() if k.startswith("heads.")})
         return
-    pool = _pool(
+    pool = kept_pool(
         run / "tower_pool.npz",
         config.tower_genera,
         config.tower_nuisance,
@@ -127,11 +122,11 @@ def _train_tower(config: TinyModelConfig, backbone: Backbone, heads: nn.ModuleLi
         return tower_loss(backbone, heads, tower_batch(pool, indices, patch, generator))
 
     modules = {"tower": tower, "heads": heads}
-    _fit(run / "tower", modules, config.tower_steps, config.tower_lr, loss, generator, config.checkpoint_every)
+    fit(run / "tower", modules, config.tower_steps, config.tower_lr, loss, generator, config.checkpoint_every)
     tensors = {f"tower.{k}": v for k, v in tower.state_dict().items()} | {
         f"heads.{k}": v for k, v in heads.state_dict().items()
     }
-    _save(tensors, done)
+    save_tensors(tensors, done)
 
 
 def _train_language(config: TinyModelConfig, backbone: Backbone, run: Path) -> float:
@@ -140,7 +135,7 @@ def _train_language(config: TinyModelConfig, backbone: Backbone, run: Path) -> f
     if done.exists():
         language.load_state_dict(load_file(done))
         return _last_loss(run / "language" / "log.jsonl")
-    pool = _pool(
+    pool = kept_pool(
         run / "language_pool.npz",
         config.language_genera,
         config.language_nuisance,
@@ -167,7 +162,7 @@ def _train_language(config: TinyModelConfig, backbone: Backbone, run: Path) -> f
 
     texts = run / "texts.safetensors"
     if not texts.exists():
-        _fit(
+        fit(
             run / "texts",
             {"language": language},
             config.text_steps,
@@ -176,9 +171,9 @@ def _train_language(config: TinyModelConfig, backbone: Backbone, run: Path) -> f
             generator,
             config.checkpoint_every,
         )
-        _save(dict(language.state_dict()), texts)
+        save_tensors(dict(language.state_dict()), texts)
     language.load_state_dict(load_file(texts))
-    _fit(
+    fit(
         run / "language",
         {"language": language},
         config.language_steps,
@@ -188,66 +183,8 @@ def _train_language(config: TinyModelConfig, backbone: Backbone, run: Path) -> f
         config.checkpoint_every,
     )
     backbone.model.requires_grad_(True)
-    _save(dict(language.state_dict()), done)
+    save_tensors(dict(language.state_dict()), done)
     return _last_loss(run / "language" / "log.jsonl")
-
-
-def _fit(
-    folder: Path,
-    modules: dict[str, nn.Module],
-    steps: int,
-    lr: float,
-    loss_of: Callable[[int], Tensor],
-    generator: torch.Generator,
-    every: int,
-) -> None:
-    """Plain supervised loop with exact resume: the batch of a step depends on (seed, step) only."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parameters: Iterable[nn.Parameter] = [p for m in modules.values() for p in m.parameters()]
-    optimiser, scheduler = build_optimiser(
-        OptimiserConfig(tower_lr=lr, weight_decay=0.02, betas=(0.9, 0.98), warmup_fraction=0.06),
-        parameters,
-        (),
-        (),
-        steps,
-    )
-    start, last = 0, latest_checkpoint(folder / "checkpoints")
-    if last is not None:
-        start = load_checkpoint(last, modules, optimiser, scheduler, {"main": generator}).step
-    with TrainingLog(folder / "log.jsonl", resume_from=start or None, total_steps=steps, shown=("loss",)) as log:
-        for step in range(start, steps):
-            began = time.perf_counter()
-            loss = loss_of(step)
-            check_losses(step, loss=loss)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            clip_gradients(parameters, 1.0)
-            optimiser.step()
-            scheduler.step()
-            log.write(step + 1, {"loss": float(loss.detach()), "step_seconds": time.perf_counter() - began})
-            if (step + 1) % every == 0 and step + 1 < steps:
-                save_checkpoint(
-                    folder / "checkpoints", step + 1, modules, optimiser, scheduler, {"main": generator}, keep=1
-                )
-
-
-def _pool(path: Path, genera: int, nuisance: float, habitats: float, seed: int) -> PicturePool:
-    """The pool, drawn once and kept beside the run (uncompressed arrays)."""
-    names = ("images", "masks", "values", "species", "genus")
-    if path.exists():
-        with np.load(path, allow_pickle=False) as stored:
-            return PicturePool(**{name: stored[name] for name in names})
-    pool = draw_pool(genera, 4, 4, nuisance, habitats, seed)
-    temporary = path.with_suffix(".writing.npz")
-    np.savez(temporary, **{name: getattr(pool, name) for name in names})  # type: ignore[arg-type]
-    os.replace(temporary, path)
-    return pool
-
-
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    temporary = path.with_suffix(".writing")
-    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary)
-    os.replace(temporary, path)
 
 
 def _last_loss(log: Path) -> float:
