@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-distributed test-fault lint evidence tiny-model bench bench-gpu clean
+.PHONY: help install demo test test-slow test-distributed test-fault lint evidence tiny-model tiny-embedder bench bench-gpu clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ evidence: $(STAMP) ## the runs behind docs/evidence (resumable)
 
 tiny-model: $(STAMP) ## train the bundled model again (resumable)
 	$(BIN)/fieldmark tiny-model $(ARGS)
+
+tiny-embedder: $(STAMP) ## train the bundled embedder again (resumable)
+	$(BIN)/fieldmark tiny-embedder $(ARGS)
 
 # Files that start with an underscore are shared helpers. ARGS=--short makes a quick pass of it.
 bench: $(STAMP) ## every benchmark for the processor, into benchmarks/results/

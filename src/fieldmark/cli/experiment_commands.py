@@ -42,6 +42,30 @@ def _tiny_model(options: "Options") -> Run:
     return run
 
 
+@command("tiny-embedder", "train the bundled embedder again", "same command")
+def _tiny_embedder(options: "Options") -> Run:
+    """Teaches the bundled model to sum up what a search is for, and trains it through ELVA's first two
+    stages on Fieldguide drawings. Stopped runs go on where they were.
+
+    example:
+      fieldmark tiny-embedder --run runs/tiny-embedder
+    """
+    from fieldmark.experiments.tiny_embedder.train import TinyEmbedderConfig
+
+    options.config(TinyEmbedderConfig)
+    options.add("--run", "Folder of the run.", default="runs/tiny-embedder")
+    options.add("--export", "Also write the embedder here.", str | None)
+
+    def run(given: "Given") -> None:
+        from fieldmark.experiments.tiny_embedder.train import train_tiny_embedder
+
+        export = None if given.export is None else Path(given.export)
+        folder = train_tiny_embedder(given.config, Path(given.run), export)
+        print(f"embedder: {folder} (give it as --base or --embedder)")
+
+    return run
+
+
 @command("evidence", "the grid of runs behind docs/evidence", "same command")
 def _evidence(options: "Options") -> Run:
     """Runs methods × seeds × worlds and writes the tables of docs/evidence. Finished runs are not

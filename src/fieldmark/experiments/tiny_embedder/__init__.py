@@ -1,0 +1,1 @@
+"""How the bundled embedder was trained: taught to summarise, then ELVA's first two stages."""

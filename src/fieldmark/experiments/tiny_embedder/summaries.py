@@ -1,0 +1,79 @@
+"""Summaries of anything that a search may be for: what an instruction-tuned MLLM brings along, and the tiny one lacks.
+
+The bundled MLLM describes a picture when it is asked attribute by attribute. It was never asked to sum up a text, or a
+picture and what is to be different in it. Here it learns the form, and to be sparing: of all that is true a summary
+names a part, from one statement to all, each number alike. That is the grain blindness which ELVA's third stage is
+there to cure.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fieldmark.data.fieldguide.retrieval import WORDINGS
+from fieldmark.data.fieldguide.species import FIELD_MARKS
+from fieldmark.data.fieldguide.wording import words
+from fieldmark.data.retrieval import Item
+from fieldmark.experiments.tiny_model.language import Example
+from fieldmark.experiments.tiny_model.pictures import VALUES, PicturePool
+from fieldmark.models.embedding_prompts import Request
+from fieldmark.models.universal_embedder import UniversalEmbedder
+
+_NAMES = tuple(FIELD_MARKS)
+
+
+def draw_copy(rng: np.random.Generator) -> tuple[Request, str]:
+    """A text to sum up, without a picture: random statements; or all eight, and a change of one or two of them."""
+    marks = {name: VALUES[name][rng.integers(len(VALUES[name]))] for name in _NAMES}
+    if rng.random() < 0.7:
+        truth = _some(marks, int(rng.integers(1, len(marks) + 1)), rng)
+        instruction = _instruction(0, rng) if len(truth) < len(marks) else ""
+        return _request(words(truth), instruction), _summary(truth, rng)
+    changed = _changes(rng)
+    text = f"{words(_some(marks, len(marks), rng))}\n{words(changed)}"
+    return _request(text, _instruction(7, rng)), _summary({**marks, **changed}, rng)
+
+
+def draw_described(pool: PicturePool, picture: int, rng: np.random.Generator) -> tuple[Request, str]:
+    """A picture to sum up, alone or with a change that its text asks for. The request's picture is the pool's array."""
+    attributes = pool.attributes(picture)
+    marks = {name: attributes[name] for name in _NAMES}
+    if rng.random() < 2 / 3:
+        instruction = _instruction(int(rng.choice([3, 4])), rng) if rng.random() < 0.5 else ""
+        return _request(None, instruction, pool, picture), _summary(marks, rng)
+    changed = _changes(rng)
+    return _request(words(changed), _instruction(7, rng), pool, picture), _summary({**marks, **changed}, rng)
+
+
+def as_example(embedder: UniversalEmbedder, summary: str, picture: int | None = None) -> Example:
+    """What the loss reads: the summary's tokens, [RET] behind them, all of them targets."""
+    ids = embedder.backbone.tokenizer(summary, add_special_tokens=False)["input_ids"]
+    answer = (*ids, embedder.summary_id)
+    return Example("", answer, (True,) * len(answer), () if picture is None else (picture,))
+
+
+def _summary(truth: Mapping[str, str], rng: np.random.Generator) -> str:
+    return words(_some(truth, int(rng.integers(1, len(truth) + 1)), rng))
+
+
+def _some(marks: Mapping[str, str], count: int, rng: np.random.Generator) -> dict[str, str]:
+    names = [list(marks)[i] for i in rng.permutation(len(marks))[:count]]
+    return {name: marks[name] for name in names}
+
+
+def _changes(rng: np.random.Generator) -> dict[str, str]:
+    names = [_NAMES[i] for i in rng.permutation(len(_NAMES))[: rng.integers(1, 3)]]
+    return {name: VALUES[name][rng.integers(len(VALUES[name]))] for name in names}
+
+
+def _instruction(task: int, rng: np.random.Generator) -> str:
+    return WORDINGS[task][rng.integers(len(WORDINGS[task]))]
+
+
+def _request(text: str | None, instruction: str, pool: PicturePool | None = None, picture: int = 0) -> Request:
+    if pool is None:
+        return Request(Item("text", text), instruction)
+    shown = torch.from_numpy(pool.images[picture])
+    return Request(Item("picture", text, image=Path(f"{picture}.png")), instruction, shown)
