@@ -40,7 +40,7 @@ def test_summaries_of_texts_say_a_part_of_what_is_asked_for():
         truth, said = asked(request.item.text), asked(summary)
         assert request.picture is None and said and said.items() <= truth.items(), (request, summary)
         shares.append(len(said) / len(truth))
-    assert 0.5 < np.mean(shares) < 0.9 and max(shares) == 1, "some drop grains, some do not"
+    assert 0.4 < np.mean(shares) < 0.8 and max(shares) == 1, "some drop grains, some do not"
 
 
 def test_summaries_of_pictures_are_true_of_them_but_for_the_change(pool):

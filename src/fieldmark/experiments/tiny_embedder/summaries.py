@@ -2,8 +2,9 @@
 
 The bundled MLLM describes a picture when it is asked attribute by attribute. It was never asked to sum up a text, or a
 picture and what is to be different in it. Here it learns the form, and to be sparing: of all that is true a summary
-names a part, from one statement to all, each number alike. That is the grain blindness which ELVA's third stage is
-there to cure.
+names one statement and each further one with a probability of `KEPT`. That is the grain blindness which ELVA's third
+stage is there to cure. (With each number of statements alike, the greedy summary names all of them: once seven of eight
+are written, the eighth is as likely as the end.)
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from fieldmark.experiments.tiny_model.pictures import VALUES, PicturePool
 from fieldmark.models.embedding_prompts import Request
 from fieldmark.models.universal_embedder import UniversalEmbedder
 
+KEPT = 0.4
 _NAMES = tuple(FIELD_MARKS)
 
 
@@ -55,7 +57,7 @@ def as_example(embedder: UniversalEmbedder, summary: str, picture: int | None = 
 
 
 def _summary(truth: Mapping[str, str], rng: np.random.Generator) -> str:
-    return words(_some(truth, int(rng.integers(1, len(truth) + 1)), rng))
+    return words(_some(truth, 1 + int(rng.binomial(len(truth) - 1, KEPT)), rng))
 
 
 def _some(marks: Mapping[str, str], count: int, rng: np.random.Generator) -> dict[str, str]:
