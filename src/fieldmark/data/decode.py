@@ -137,7 +137,7 @@ def decode_picture(
 ) -> DecodedPicture:
     """As `decode_image`, with the facts about the file that an inspection wants."""
     name = name or ("<bytes>" if isinstance(source, bytes) else str(source))
-    content = _read(source, limits, name)
+    content = read_content(source, limits, name)
     refusal = refuse_content(content)
     if refusal is not None:
         raise BadImage(name, refusal)
@@ -232,7 +232,8 @@ def looks_like_picture(head: bytes) -> bool:
     )
 
 
-def _read(source: Path | bytes, limits: DecodeLimits, name: str) -> bytes:
+def read_content(source: Path | bytes, limits: DecodeLimits, name: str) -> bytes:
+    """The bytes of a picture as they are stored. Raises `BadImage`: unreadable, no regular file, or too large."""
     too_large = f"larger than the limit of {limits.max_bytes} bytes (max_bytes)"
     if isinstance(source, bytes):
         if len(source) > limits.max_bytes:

@@ -62,7 +62,8 @@ _PICTURE_SUFFIXES = frozenset(
         ".raw",
     ]
 )
-_HOUSEKEEPING = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir"})
+HOUSEKEEPING = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir"})
+"""Names that systems leave in folders of pictures; passed over like hidden files."""
 
 
 SPLIT_FILE = "split.json"
@@ -159,7 +160,7 @@ def _merge(parts: list[Listing], loose: list[Ignored]) -> Listing:
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """The folder's visible entries in bytewise order."""
     with os.scandir(folder) as entries:
-        visible = [e for e in entries if not e.name.startswith(".") and e.name not in _HOUSEKEEPING]
+        visible = [e for e in entries if not e.name.startswith(".") and e.name not in HOUSEKEEPING]
     return sorted(visible, key=lambda e: bytewise(e.name))
 
 
@@ -170,7 +171,8 @@ def _fieldguide_extras(root: Path) -> frozenset[str]:
     return frozenset()
 
 
-def _is_picture(path: str) -> bool:
+def is_picture(path: str) -> bool:
+    """Whether a file is to be taken as a picture: by the ending of its name, else by its first bytes."""
     if os.path.splitext(path)[1].lower() in _PICTURE_SUFFIXES:
         return True
     try:
@@ -229,7 +231,7 @@ def _list_class(folder: os.DirEntry[str], name: str, split: str) -> tuple[list[R
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
     """Whether the entry is a picture file. Links are followed: who may place links may place files."""
-    return entry.is_file() and _is_picture(entry.path)
+    return entry.is_file() and is_picture(entry.path)
 
 
 def _list_imagefolder(root: Path, metadata: Path, prefix: str, split: str, label_column: str | None) -> Listing:
@@ -304,7 +306,7 @@ def _metadata_rows(metadata: Path) -> Iterator[tuple[int, dict[str, object]]]:
 
 def _all_files(root: Path) -> Iterator[str]:
     for folder, inner, files in os.walk(root):
-        inner[:] = sorted(n for n in inner if not n.startswith(".") and n not in _HOUSEKEEPING)
+        inner[:] = sorted(n for n in inner if not n.startswith(".") and n not in HOUSEKEEPING)
         for name in sorted(files, key=bytewise):
-            if not name.startswith(".") and name not in _HOUSEKEEPING:
+            if not name.startswith(".") and name not in HOUSEKEEPING:
                 yield os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")

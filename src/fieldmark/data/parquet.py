@@ -50,12 +50,12 @@ def _list_file(
     try:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
-            image = image_column or _choose_image_column(schema, path)
+            image = image_column or choose_image_column(schema, path)
             label = label_column or choose_label_column(schema.names, path)
             for column in (image, label):
                 if column not in schema.names:
                     raise ValueError(f"{path} has no column {column!r}; its columns: {', '.join(schema.names)}")
-            names = _schema_class_names(schema, label)
+            names = schema_class_names(schema, label)
             relative = prefix + path.relative_to(root).as_posix()
             split = split or SPLIT_NAMES.get(re.split(r"[-_.]", path.name.lower())[0], "")
             records: list[Record] = []
@@ -70,7 +70,9 @@ def _list_file(
         raise ValueError(f"{path} cannot be read as parquet: {error}") from error
 
 
-def _choose_image_column(schema: Any, path: Path) -> str:
+def choose_image_column(schema: Any, path: Path) -> str:
+    """The column of an arrow schema that holds pictures. ValueError if there is none, or a choice."""
+
     def holds_bytes(kind: Any) -> bool:
         text = str(kind)
         return text in ("binary", "large_binary") or (text.startswith("struct<") and "bytes: " in text)
@@ -86,7 +88,8 @@ def _choose_image_column(schema: Any, path: Path) -> str:
     return candidates[0]
 
 
-def _schema_class_names(schema: Any, label: str) -> tuple[str, ...]:
+def schema_class_names(schema: Any, label: str) -> tuple[str, ...]:
+    """Names of the numbers in column `label`, as Hugging Face's ClassLabel stores them; empty if there are none."""
     text = (schema.metadata or {}).get(b"huggingface")
     if text is None:
         return ()

@@ -38,7 +38,7 @@ def decode_source(source: ImageSource, limits: DecodeLimits, name: str) -> Decod
     """Decodes the picture; errors as in `fieldmark.data.decode.decode_image`, naming `name`."""
     if isinstance(source, FileSource):
         return decode_picture(source.path, limits, name=name)
-    value = _row_group(source)[source.row].as_py()
+    value = parquet_value(source)
     content = value.get("bytes") if isinstance(value, dict) else value
     if content is None and isinstance(value, dict) and value.get("path"):
         inside = confined(source.path.parent, value["path"])
@@ -48,6 +48,15 @@ def decode_source(source: ImageSource, limits: DecodeLimits, name: str) -> Decod
     if not isinstance(content, bytes):
         raise BadImage(name, "the row holds no picture")
     return decode_picture(content, limits, name=name)
+
+
+def parquet_value(source: ParquetSource) -> Any:
+    """What stands in the row: bytes, or a mapping with `bytes` and `path`. Not to be called by two threads at once.
+
+    Raises:
+        BadImage: the file cannot be read.
+    """
+    return _row_group(source)[source.row].as_py()
 
 
 def confined(root: Path, name: str) -> Path | None:

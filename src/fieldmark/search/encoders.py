@@ -137,8 +137,8 @@ def load_search_encoder(path: str | Path, device: str = "cpu") -> SearchEncoder:
     if (folder / "config.yaml").is_file():
         raise ValueError(f"{folder} is a run that has saved no encoder yet: finish it with --resume")
     raise ValueError(
-        f"{folder} holds no encoder: give the folder of a run, or of a saved encoder ({CONFIG_NAME} and {WEIGHTS_NAME}, "
-        f"or {EMBEDDER_FILE})"
+        f"{folder} holds no encoder: give the folder of a run, or of a saved encoder ({CONFIG_NAME} and "
+        f"{WEIGHTS_NAME}, or {EMBEDDER_FILE})"
     )
 
 

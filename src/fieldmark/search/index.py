@@ -1,6 +1,7 @@
 """An index of pictures on disk, to be asked for neighbours: `Index`."""
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,10 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from fieldmark.data.decode import DEFAULT_LIMITS, DecodeLimits, read_content
 from fieldmark.data.sources import confined
+from fieldmark.search.disk import first_line, storing
 from fieldmark.search.encoders import SearchEncoder
+from fieldmark.search.parquet_source import is_inside_parquet, row_content
 from fieldmark.search.schema import (
     OWN_COLUMNS,
+    ROOT_KEY,
     TABLE,
     IndexFacts,
     MetadataType,
@@ -75,14 +80,20 @@ class Index:
             ValueError: there is none, or it cannot be read.
         """
         path = Path(path)
-        if not (path / f"{TABLE}.lance").is_dir():
+        if not cls.exists(path):
             raise ValueError(
-                f"{path} is no index: build one with fieldmark index build --encoder RUN --images PICTURES --index {path}"
+                f"{path} is no index: build one with fieldmark index build --encoder RUN --images PICTURES "
+                f"--index {path}"
             )
         try:
             return cls(path, _connect(path).open_table(TABLE))
-        except (OSError, RuntimeError) as error:
-            raise ValueError(f"the index {path} cannot be opened ({_first_line(error)})") from error
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ValueError(f"the index {path} cannot be opened ({first_line(error)})") from error
+
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Whether there is an index in a folder: a table with at least one version."""
+        return any((Path(path) / f"{TABLE}.lance" / "_versions").glob("*.manifest"))
 
     @classmethod
     def create(
@@ -91,6 +102,7 @@ class Index:
         encoder: SearchEncoder,
         root: str | Path,
         metadata: Mapping[str, MetadataType] | None = None,
+        picture_column: str = "",
     ) -> "Index":
         """A new index without rows.
 
@@ -99,19 +111,26 @@ class Index:
             encoder: who makes its embeddings.
             root: the folder that paths are relative to.
             metadata: name → type of the source's columns.
+            picture_column: the column of parquet files that holds the pictures; "" if they are files of their own.
 
         Raises:
             ValueError: the folder holds something, or a metadata column cannot be stored.
         """
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(not one.name.startswith(".") for one in path.iterdir())):
-            raise ValueError(f"{path} is not empty and holds no index: choose an empty or new folder")
+        _require_unused(path)
         facts = IndexFacts(
-            Path(root).resolve(), encoder.name, encoder.fingerprint, encoder.embedding_size, dict(metadata or {})
+            Path(root).resolve(),
+            encoder.name,
+            encoder.fingerprint,
+            encoder.embedding_size,
+            dict(metadata or {}),
+            picture_column,
         )
         schema = index_schema(facts)
         path.mkdir(parents=True, exist_ok=True)
-        with WriterLock(path).hold():
+        with WriterLock(path).hold(), storing(path):
+            _require_unused(path)  # nobody made one while we waited
+            shutil.rmtree(path / f"{TABLE}.lance", ignore_errors=True)  # of a creation that was killed
             return cls(path, _connect(path).create_table(TABLE, schema=schema))
 
     # ---- what it is
@@ -152,9 +171,9 @@ class Index:
         """
         if encoder.fingerprint != self.encoder_fingerprint:
             raise ValueError(
-                f"{self.path} was built with the encoder {self.encoder_name} ({self.encoder_fingerprint[:12]}), not with "
-                f"{encoder.name} ({encoder.fingerprint[:12]}): their embeddings cannot be compared. Use the first, or "
-                "build an index with the second"
+                f"{self.path} was built with the encoder {self.encoder_name} ({self.encoder_fingerprint[:12]}), not "
+                f"with {encoder.name} ({encoder.fingerprint[:12]}): their embeddings cannot be compared. Use the "
+                "first, or build an index with the second"
             )
 
     # ---- reading
@@ -229,7 +248,7 @@ class Index:
         except (ValueError, RuntimeError) as error:
             if where is None:
                 raise
-            raise ValueError(f"the filter {where!r} cannot be applied ({_first_line(error)})") from error
+            raise ValueError(f"the filter {where!r} cannot be applied ({first_line(error)})") from error
         return [(to_row(row), 1.0 - row["_distance"]) for row in found]
 
     def file(self, row: Row) -> Path:
@@ -251,12 +270,32 @@ class Index:
             raise ValueError(f"{row.path} in {self.root} is no regular file")
         return resolved
 
+    def source(self, row: Row) -> Path | bytes:
+        """Where the picture's bytes are: its file, or the bytes themselves if they lie in a parquet file.
+
+        Raises:
+            ValueError: see `file`. `BadImage`, a ValueError: they cannot be read.
+        """
+        if self.facts.picture_column and is_inside_parquet(row.path):
+            return row_content(self.root, row.path, self.facts.picture_column)
+        return self.file(row)
+
+    def content(self, row: Row, limits: DecodeLimits = DEFAULT_LIMITS) -> bytes:
+        """The picture's bytes as they are stored. limits: `BadImage` above max_bytes. Other errors as `source`."""
+        return read_content(self.source(row), limits, row.path)
+
     # ---- writing
 
     @contextlib.contextmanager
     def writing(self, wait: float = 10.0) -> Iterator[None]:
-        """The right to change the index. wait: seconds to wait for another writer. Raises ValueError if it has it still."""
-        with self.lock.hold(wait):
+        """The right to change the index.
+
+        wait: seconds to wait for another writer.
+
+        Raises:
+            ValueError: another writer has it still; or, from inside, the disk is full. What was committed stays.
+        """
+        with self.lock.hold(wait), storing(self.path):
             self.table.checkout_latest()
             yield
 
@@ -288,13 +327,20 @@ class Index:
         with self.writing():
             return int(self.table.delete(_in(known)).num_deleted_rows)
 
+    def move_root(self, root: str | Path) -> None:
+        """The pictures lie in another folder now. Relative paths, and so ids, stay."""
+        with self.writing():
+            # LanceDB changes the metadata of fields only; `read_facts` looks there first
+            self.table.update_field_metadata({"path": "path", "metadata": {ROOT_KEY: str(Path(root).resolve())}})
+        self.facts = read_facts(self.table.schema, self.path)
+
     def _checked(self, rows: Any) -> Any:
         pa = import_arrow()
         schema = self.table.schema
         try:
             rows = rows.select(schema.names).cast(schema)
         except (pa.ArrowException, KeyError, ValueError) as error:
-            raise ValueError(f"the rows do not have the columns of {self.path} ({_first_line(error)})") from error
+            raise ValueError(f"the rows do not have the columns of {self.path} ({first_line(error)})") from error
         ids = rows.column("id").to_pylist()
         if len(set(ids)) != len(ids):
             raise ValueError("an id occurs twice among the rows: each picture is added once")
@@ -319,6 +365,19 @@ class Index:
         return (*(name for name in OWN_COLUMNS if name != "embedding"), *self.metadata_columns)
 
 
+def _require_unused(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file: choose another folder for the index")
+    if Index.exists(path):
+        raise ValueError(f"{path} is an index already")
+    names = sorted(one.name for one in path.iterdir()) if path.exists() else []
+    strangers = [name for name in names if not name.startswith(".") and name != f"{TABLE}.lance"]
+    if strangers:
+        raise ValueError(
+            f"{path} is not empty and holds no index (found {strangers[0]}): choose an empty or new folder"
+        )
+
+
 def _connect(path: Path) -> Any:
     # an interval of 0: every read looks for the newest version, whichever process wrote it
     return import_lancedb().connect(str(path), read_consistency_interval=timedelta(0))
@@ -326,7 +385,3 @@ def _connect(path: Path) -> Any:
 
 def _in(ids: Sequence[str]) -> str:
     return "id IN (" + ", ".join(f"'{id}'" for id in ids) + ")"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -28,6 +28,8 @@ MetadataType = Literal["string", "int64", "float64", "bool"]
 MetadataValue = str | int | float | bool | None
 _TYPES = ("string", "int64", "float64", "bool")
 _PREFIX = "fieldmark."
+ROOT_KEY = "fieldmark.root"
+"""Key of the root in the table's metadata; in that of the field `path`, if the pictures were moved since."""
 _ID = re.compile(r"[0-9a-f]{16}")
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
@@ -63,6 +65,7 @@ class IndexFacts:
         encoder_name, encoder_fingerprint: who made the embeddings.
         embedding_size: D.
         metadata: name → type of the metadata columns, in their order.
+        picture_column: the column of parquet files that holds the pictures, "" if they are files of their own.
     """
 
     root: Path
@@ -70,6 +73,7 @@ class IndexFacts:
     encoder_fingerprint: str
     embedding_size: int
     metadata: Mapping[str, MetadataType]
+    picture_column: str = ""
 
 
 def import_lancedb() -> Any:
@@ -150,10 +154,11 @@ def index_schema(facts: IndexFacts) -> Any:
         ],
         metadata={
             f"{_PREFIX}format": FORMAT,
-            f"{_PREFIX}root": str(facts.root),
+            ROOT_KEY: str(facts.root),
             f"{_PREFIX}encoder.name": facts.encoder_name,
             f"{_PREFIX}encoder.fingerprint": facts.encoder_fingerprint,
             f"{_PREFIX}encoder.size": str(facts.embedding_size),
+            f"{_PREFIX}picture_column": facts.picture_column,
         },
     )
 
@@ -173,17 +178,19 @@ def read_facts(schema: Any, path: Path) -> IndexFacts:
             f"{path} is an index of format {own['format']}, this version reads {FORMAT}: build it anew, or use the "
             "version of Fieldmark that made it"
         )
+    moved = (schema.field("path").metadata or {}).get(ROOT_KEY.encode())
     names = {"string": "string", "int64": "int64", "double": "float64", "bool": "bool"}
     metadata: dict[str, Any] = {
         one.name: names.get(str(one.type), str(one.type)) for one in schema if one.name not in OWN_COLUMNS
     }
     check_columns(metadata)
     return IndexFacts(
-        root=Path(own["root"]),
+        root=Path(own["root"] if moved is None else moved.decode()),
         encoder_name=own["encoder.name"],
         encoder_fingerprint=own["encoder.fingerprint"],
         embedding_size=int(own["encoder.size"]),
         metadata=MappingProxyType(metadata),
+        picture_column=own.get("picture_column", ""),
     )
 
 
