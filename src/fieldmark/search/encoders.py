@@ -1,21 +1,22 @@
-"""What makes the embeddings of an index and of its queries: a retrieval encoder or a universal embedder."""
+"""What makes the embeddings of an index and of its queries: a retrieval encoder or a universal embedder.
+
+Models are imported when one is loaded: an index can be read, checked and exported without torch.
+"""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 from PIL import Image
 
 from fieldmark.data.retrieval import Item
-from fieldmark.models.embedder_files import EMBEDDER_FILE
-from fieldmark.models.embedding_prompts import Request
-from fieldmark.models.retrieval_encoder import CONFIG_NAME, FORMAT, WEIGHTS_NAME, RetrievalEncoder
-from fieldmark.models.universal_embedder import UniversalEmbedder, load_embedder
-from fieldmark.models.weight_files import read_json
+
+if TYPE_CHECKING:
+    from fieldmark.models.retrieval_encoder import RetrievalEncoder
+    from fieldmark.models.universal_embedder import UniversalEmbedder
 
 _CHUNK = 2**22
 _DECODED = Path("decoded")
@@ -71,7 +72,7 @@ class PictureEncoder:
 
     reads_words = False
 
-    def __init__(self, encoder: RetrievalEncoder, name: str, fingerprint: str) -> None:
+    def __init__(self, encoder: "RetrievalEncoder", name: str, fingerprint: str) -> None:
         self.encoder = encoder
         self.name, self.fingerprint = name, fingerprint
         self.embedding_size = encoder.embedding_size
@@ -82,6 +83,8 @@ class PictureEncoder:
     def embed(self, items: Sequence[EncoderInput]) -> np.ndarray:
         if not items:
             return np.zeros((0, self.embedding_size), dtype=np.float32)
+        import torch
+
         pictures = []
         for item in items:
             if item.picture is None or item.text or item.instruction:
@@ -98,7 +101,7 @@ class WordsAndPicturesEncoder:
 
     reads_words = True
 
-    def __init__(self, embedder: UniversalEmbedder, name: str) -> None:
+    def __init__(self, embedder: "UniversalEmbedder", name: str) -> None:
         self.embedder = embedder
         self.name = name
         self.fingerprint = hashlib.sha256(embedder.fingerprint().encode()).hexdigest()
@@ -110,6 +113,10 @@ class WordsAndPicturesEncoder:
     def embed(self, items: Sequence[EncoderInput]) -> np.ndarray:
         if not items:
             return np.zeros((0, self.embedding_size), dtype=np.float32)
+        import torch
+
+        from fieldmark.models.embedding_prompts import Request
+
         requests = []
         for number, item in enumerate(items):
             if item.picture is None:
@@ -127,6 +134,11 @@ def load_search_encoder(path: str | Path, device: str = "cpu") -> SearchEncoder:
     Raises:
         ValueError: there is none, or it is damaged.
     """
+    from fieldmark.models.embedder_files import EMBEDDER_FILE
+    from fieldmark.models.retrieval_encoder import CONFIG_NAME, FORMAT, WEIGHTS_NAME, RetrievalEncoder
+    from fieldmark.models.universal_embedder import load_embedder
+    from fieldmark.models.weight_files import read_json
+
     folder = Path(path)
     for candidate in (folder / "encoder", folder):
         if (candidate / EMBEDDER_FILE).is_file():
@@ -144,6 +156,8 @@ def load_search_encoder(path: str | Path, device: str = "cpu") -> SearchEncoder:
 
 def files_fingerprint(folder: Path) -> str:
     """sha256 over the configuration and the weights of a saved `RetrievalEncoder`."""
+    from fieldmark.models.retrieval_encoder import CONFIG_NAME, WEIGHTS_NAME
+
     digest = hashlib.sha256()
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         digest.update(f"{name} {(folder / name).stat().st_size} ".encode())

@@ -105,7 +105,7 @@ class FolderSource:
         if not entry.is_file() or not is_picture(entry.path):
             return None
         if not is_utf8(relative):
-            shown = relative.encode("utf-8", "backslashreplace").decode()
+            shown = os.fsencode(relative).decode("utf-8", "backslashreplace")
             return SourcePicture(shown, problem="its name is not UTF-8: rename it")
         return SourcePicture(relative, Path(entry.path))
 
