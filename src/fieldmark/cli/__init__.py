@@ -19,6 +19,7 @@ from fieldmark.cli import (  # noqa: F401  # they register their commands
     experiment_commands,
     multimodal_commands,
     prompt_commands,
+    search_commands,
     vocabulary_commands,
 )
 from fieldmark.cli.commands import COMMANDS, Command

@@ -27,10 +27,12 @@ def missing(sentence: str) -> Html:
     return el("p", sentence, class_="missing")
 
 
-def page(title: str, intro: str, sections: Sequence[Section], mosaic: Sequence[str] = ()) -> Html:
+def page(
+    title: str, intro: str, sections: Sequence[Section], mosaic: Sequence[str] = (), kicker: str = "fieldmark report"
+) -> Html:
     """The whole document. Its policy lets nothing load from outside, and no script run but its own.
 
-    mosaic: data URIs of pictures beside the title, decoration only.
+    mosaic: data URIs of pictures beside the title, decoration only. kicker: what kind of page it is, above the title.
     """
     style, script = _resource("style.css"), _resource("page.js")
     policy = (
@@ -58,7 +60,7 @@ def page(title: str, intro: str, sections: Sequence[Section], mosaic: Sequence[s
             "header",
             el(
                 "div",
-                el("p", "fieldmark report", class_="kicker"),
+                el("p", kicker, class_="kicker"),
                 el("h1", title),
                 [el("p", paragraph) for paragraph in intro.split("\n\n") if paragraph.strip()],
             ),

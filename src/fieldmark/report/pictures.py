@@ -30,9 +30,7 @@ class Pictures:
     def uri(self, index: int) -> str:
         """Data URI of picture ``index``, at most ``pixels`` large."""
         if index not in self._uris:
-            picture = self._images.decode(index).convert("RGB")
-            picture.thumbnail((self._pixels, self._pixels), Image.Resampling.LANCZOS)
-            self._uris[index] = _webp(picture, 82)
+            self._uris[index] = picture_uri(self._images.decode(index), self._pixels)
         return self._uris[index]
 
     def class_name(self, index: int) -> str:
@@ -50,6 +48,13 @@ class Pictures:
             for i in indices
         ]
         return torch.from_numpy(np.stack(resized).copy())
+
+
+def picture_uri(picture: Image.Image, pixels: int) -> str:
+    """Data URI of a picture, at most ``pixels`` wide and high. The picture stays as it is."""
+    small = picture.convert("RGB")
+    small.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
+    return _webp(small, 82)
 
 
 def heat_uri(attention: Tensor, grid: tuple[int, int]) -> str:

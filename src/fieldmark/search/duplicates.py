@@ -54,7 +54,7 @@ def near_duplicates(
     *,
     where: str | None = None,
     device: str = "cpu",
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], object] | None = None,
 ) -> Duplicates:
     """Groups of near-duplicates among the rows that meet a condition, exactly: n² / 2 comparisons.
 
@@ -93,7 +93,7 @@ def linked(
     *,
     device: str = "cpu",
     block: int = _BLOCK,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], object] | None = None,
 ) -> list[list[int]]:
     """Positions of vectors that are linked by cosine similarities of at least `threshold`; groups of two or more.
 

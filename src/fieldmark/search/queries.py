@@ -16,7 +16,7 @@ from PIL import Image
 
 from fieldmark.data.decode import DEFAULT_LIMITS, DecodeLimits, decode_image
 from fieldmark.search.arithmetic import combine, rocchio
-from fieldmark.search.encoders import EncoderInput, SearchEncoder
+from fieldmark.search.encoders import EncoderInput, SearchEncoder, load_search_encoder
 from fieldmark.search.filters import checked_filter
 
 if TYPE_CHECKING:
@@ -83,10 +83,14 @@ class SearchQuery:
     k: int = 20
     instruction: str = ""
     """What kind of picture is wanted, told to an encoder that reads words along with every part."""
+    min_score: float = -1.0
+    """Results below this cosine similarity are left out."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= MAX_RESULTS:
             raise ValueError(f"k is {self.k}: choose from 1 to {MAX_RESULTS} results")
+        if not -1 <= self.min_score <= 1:
+            raise ValueError(f"min_score is {self.min_score}: choose a cosine similarity from -1 to 1")
         for name in ("parts", "more_like", "less_like"):
             if len(getattr(self, name)) > MAX_PARTS:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries, {MAX_PARTS} are allowed")
@@ -196,6 +200,20 @@ def search(
     return SearchResults(hits, time.perf_counter() - started)
 
 
+def load_index_encoder(index: "Index", path: str | Path | None = None, device: str = "cpu") -> SearchEncoder:
+    """The encoder that made an index. path: its folder; None: where it lay when the index was built.
+
+    Raises:
+        ValueError: it is not there, or another one is.
+    """
+    folder = Path(index.encoder_name if path is None else path)
+    if path is None and not folder.is_dir():
+        raise ValueError(f"the encoder of {index.path} is not at {folder} any more: say where it is (--encoder)")
+    encoder = load_search_encoder(folder, device)
+    index.check_encoder(encoder)
+    return encoder
+
+
 def check_where(index: "Index", where: str | None) -> str | None:
     """The condition, checked against the columns of the index; None stays None."""
     return None if where is None else checked_filter(where, _OWN_TYPES | dict(index.facts.metadata))
@@ -248,8 +266,8 @@ def search_vector(
     """The nearest rows of a vector, without the rows that the query speaks of. where: from `check_where`."""
     named = query.named_rows
     found = index.nearest(vector, query.k + len(named), where=where, exact=exact)
-    kept = [(row, score) for row, score in found if row.id not in named][: query.k]
-    return as_hits(kept)
+    kept = [(row, score) for row, score in found if row.id not in named and score >= query.min_score - 1e-6]
+    return as_hits(kept[: query.k])
 
 
 def as_hits(found: Sequence[tuple["Row", float]]) -> tuple[Hit, ...]:
@@ -264,19 +282,25 @@ def as_hits(found: Sequence[tuple["Row", float]]) -> tuple[Hit, ...]:
 def as_pixels(picture: Picture, side: int, limits: DecodeLimits = DEFAULT_LIMITS) -> np.ndarray:
     """A picture as the encoder takes it: RGB, resized to side × side (bicubic), uint8 (side, side, 3).
 
+    Errors as in `as_image`.
+    """
+    return np.asarray(as_image(picture, limits).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def as_image(picture: Picture, limits: DecodeLimits = DEFAULT_LIMITS) -> Image.Image:
+    """A picture, decoded, as RGB.
+
     Raises:
         ValueError: an array of another shape or type.
-        BadImage: a file or bytes that cannot be decoded.
+        BadImage: a file or bytes that cannot be decoded, or above the limits.
     """
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
             raise ValueError(f"a picture must be uint8 (H, W, 3), not {picture.dtype} {picture.shape}")
-        picture = Image.fromarray(picture)
-    elif isinstance(picture, bytes):
-        picture = decode_image(picture, limits)
-    elif not isinstance(picture, Image.Image):
-        picture = decode_image(Path(picture), limits)
-    return np.asarray(picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
+        return Image.fromarray(picture)
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    return decode_image(picture if isinstance(picture, bytes) else Path(picture), limits)
 
 
 def _checked_encoder(index: "Index", query: SearchQuery, encoder: SearchEncoder | None) -> SearchEncoder:
