@@ -1,7 +1,6 @@
 """Whoever is killed while writing an index leaves what it acknowledged, and nothing by halves."""
 
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -11,15 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.search.index_worlds import GridEncoder, draw
-from tests.search.killed_writer import METADATA, list_pictures, work
+from tests.search.writers import CONTEXT, METADATA, list_pictures, work
 
 from fieldmark.search.build import BuildConfig, build_index
 from fieldmark.search.index import Index
 from fieldmark.search.schema import picture_id
-
-# A server that has imported LanceDB forks a child per round: a fresh interpreter would take seconds each time.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lancedb", "PIL.Image"])
 
 
 def journal(folder: Path) -> list[dict[str, Any]]:
@@ -88,7 +83,7 @@ def kill_rounds(folder: Path, rounds: int, seed: int, longest: float) -> None:
         draw(folder / "root" / "p" / f"{number}.png", number)
     Index.create(folder / "index", GridEncoder(), folder / "root", METADATA)  # type: ignore[arg-type]
     rows: dict[str, int] = {}
-    for turn in range(rounds):
+    for _ in range(rounds):
         length = len(journal(folder))
         run_and_kill(folder, int(random.integers(2**31)), float(random.uniform(0, longest)))
         rows = check(folder, rows, journal(folder)[length:])

@@ -14,6 +14,7 @@ from fieldmark.data.decode import DEFAULT_LIMITS, DecodeLimits, read_content
 from fieldmark.data.sources import confined
 from fieldmark.search.disk import first_line, storing
 from fieldmark.search.encoders import SearchEncoder
+from fieldmark.search.listing import followed
 from fieldmark.search.parquet_source import is_inside_parquet, row_content
 from fieldmark.search.schema import (
     OWN_COLUMNS,
@@ -260,12 +261,7 @@ class Index:
         inside = confined(self.root, row.path)
         if inside is None:
             raise ValueError(f"the path {row.path!r} leads out of {self.root}")
-        try:
-            resolved, root = inside.resolve(strict=True), self.root.resolve(strict=True)
-        except OSError as error:
-            raise ValueError(f"{row.path} is not in {self.root} any more ({error.strerror or error})") from error
-        if not resolved.is_relative_to(root):
-            raise ValueError(f"the path {row.path!r} leads out of {self.root} by a link")
+        resolved = followed(self.root, inside)
         if not resolved.is_file():
             raise ValueError(f"{row.path} in {self.root} is no regular file")
         return resolved
@@ -348,7 +344,7 @@ class Index:
             if id != picture_id(path):
                 raise ValueError(f"the id {id!r} is not that of the path {path!r}: it must be {picture_id(path)!r}")
         flat = rows.column("embedding").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        lengths = np.linalg.norm(flat.reshape(len(ids), -1), axis=1)
+        lengths = np.linalg.norm(flat.reshape(len(ids), self.embedding_size), axis=1)
         if not np.all(np.abs(lengths - 1) <= _UNIT_TOLERANCE):  # also false for NaN
             worst = int(np.argmax(np.nan_to_num(np.abs(lengths - 1), nan=np.inf)))
             raise ValueError(f"the embedding of {ids[worst]} has length {lengths[worst]}, not 1: normalise it")

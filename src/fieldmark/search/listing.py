@@ -1,5 +1,6 @@
 """What all sources of an index have in common: pictures with their metadata, and what is wrong with some."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -87,12 +88,25 @@ def listed_picture(root: Path, name: object, metadata: Mapping[str, MetadataValu
     if inside is None:
         return SourcePicture(name, problem=f"the path leads out of {root}: it must be relative to it, without ..")
     try:
-        resolved = inside.resolve(strict=True)
-    except OSError as error:
-        return SourcePicture(relative, problem=f"not in {root} ({error.strerror})")
-    if not resolved.is_relative_to(root):
-        return SourcePicture(relative, problem=f"a link that leads out of {root}")
+        followed(root, inside)
+    except ValueError as error:
+        return SourcePicture(relative, problem=str(error))
     return SourcePicture(relative, inside, metadata)
+
+
+def followed(root: Path, path: Path) -> Path:
+    """Where a path below the root leads, links followed.
+
+    Raises:
+        ValueError: to nothing, or out of the root.
+    """
+    try:
+        resolved = Path(os.path.realpath(path, strict=True))
+    except OSError as error:
+        raise ValueError(f"{path} is not there ({error.strerror or error})") from error
+    if not resolved.is_relative_to(os.path.realpath(root)):
+        raise ValueError(f"{path} is a link that leads out of {root}: links must stay inside")
+    return resolved
 
 
 def is_utf8(text: str) -> bool:

@@ -1,7 +1,6 @@
 """Keeping an index quick and small: its two LanceDB indices, compaction, what there is to know about it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -67,11 +66,10 @@ class IndexInfo:
     fragments: int
     version: int
     failures: int
-    recall: float | None = None
 
 
-def describe(index: Index, measure_recall: Callable[[Index], float] | None = None) -> IndexInfo:
-    """Facts about an index. measure_recall: called for `IndexInfo.recall`, of the approximate search against exact."""
+def describe(index: Index) -> IndexInfo:
+    """Facts about an index."""
     found = _lance_index(index, "embedding")
     failures = index.path / FAILURES
     return IndexInfo(
@@ -85,10 +83,9 @@ def describe(index: Index, measure_recall: Callable[[Index], float] | None = Non
         metadata=dict(index.facts.metadata),
         vector_index="exact" if found is None else str(found.index_type),
         rows_in_vector_index=0 if found is None else int(found.num_indexed_rows or 0),
-        fragments=int(index.table.stats()["fragment_stats"]["num_fragments"]),
+        fragments=_fragments(index),
         version=int(index.table.version),
         failures=sum(1 for _ in failures.open("rb")) if failures.is_file() else 0,
-        recall=None if measure_recall is None else measure_recall(index),
     )
 
 
@@ -168,6 +165,31 @@ def compact(
         make_indices(index, config, anew=True)
     tidy(index, keep)
     return Compacted(before, bytes_on_disk(index.path), fragments, _fragments(index))
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    """What `fieldmark index compact` does."""
+
+    index: str = ""
+    """Folder of the index."""
+    rebuild: bool = False
+    """Choose and build the search index anew, by `vectors`."""
+    keep_minutes: float = 10.0
+    """Versions younger than this stay, for readers that have begun to read them."""
+    vectors: VectorIndexConfig = field(default_factory=VectorIndexConfig)
+
+    def __post_init__(self) -> None:
+        if not self.keep_minutes >= 0:
+            raise ValueError(f"keep_minutes must be 0 or more, got {self.keep_minutes}")
+
+
+def run_compact(config: CompactConfig) -> Compacted:
+    """`compact` of the index that a configuration names."""
+    if not config.index:
+        raise ValueError("no index given: set --index")
+    keep = timedelta(minutes=config.keep_minutes)
+    return compact(Index.open(config.index), config.vectors if config.rebuild else None, keep=keep)
 
 
 def bytes_on_disk(folder: Path) -> int:

@@ -14,6 +14,7 @@ from fieldmark.search.listing import (
     PictureSource,
     SourcePicture,
     choose_path_column,
+    followed,
     is_utf8,
     kept_columns,
     listed_picture,
@@ -98,8 +99,10 @@ class FolderSource:
     def _picture(self, entry: os.DirEntry[str]) -> SourcePicture | None:
         relative = self._relative(Path(entry.path))
         if entry.is_symlink():
-            if not Path(entry.path).resolve().is_relative_to(self.root):
-                return SourcePicture(relative, problem=f"a link that leads out of {self.root}: links must stay inside")
+            try:
+                followed(self.root, Path(entry.path))
+            except ValueError as error:
+                return SourcePicture(relative, problem=str(error))
             if entry.is_dir():
                 return SourcePicture(relative, problem="a linked folder, which is not followed")
         if not entry.is_file() or not is_picture(entry.path):

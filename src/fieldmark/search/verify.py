@@ -64,7 +64,7 @@ def verify_index(
     sample: int = 64,
     tolerance: float = 1e-3,
     workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Verification:
     """Read every picture again and compare its hash; hold that ids are unique and belong to their paths and that
     embeddings are of unit length; and compute the embeddings of a random sample again.
@@ -111,14 +111,12 @@ def verify_index(
                     chosen[place] = row
             if progress is not None:
                 progress(found.rows, total)
-    worst = 1.0
-    if encoder is None:
-        chosen = []
+    worst, recomputed = 1.0, 0
     for row, similarity in _recompute(index, encoder, chosen) if encoder is not None else ():
-        worst = min(worst, similarity)
+        worst, recomputed = min(worst, similarity), recomputed + 1
         if not similarity >= 1 - tolerance:
             found.add("embedding", row, f"the encoder makes another one now (cosine {similarity:.4f})")
-    return Verification(found.rows, len(chosen), worst, dict(found.counts), tuple(found.problems))
+    return Verification(found.rows, recomputed, worst, dict(found.counts), tuple(found.problems))
 
 
 class _Findings:

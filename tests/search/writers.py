@@ -1,25 +1,54 @@
-"""A process that changes an index until it is killed, and says beforehand and afterwards what it commits."""
+"""What other processes do to an index while a test looks on."""
 
 import json
+import multiprocessing
 import os
+import resource
 from collections.abc import Sequence
 from datetime import timedelta
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from tests.search.index_worlds import GridEncoder, draw
 
 from fieldmark.search.build import BuildConfig, build_index
+from fieldmark.search.disk import DiskFull
 from fieldmark.search.index import Index
 from fieldmark.search.maintenance import VectorIndexConfig, compact
 from fieldmark.search.schema import Row, picture_id, rows_table
+from fieldmark.search.writer_lock import WriterLock
 
 METADATA = {"version": "int64"}
 
+# A server that has imported LanceDB forks a child for each: a fresh interpreter would take seconds.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["lancedb", "PIL.Image"])
+
+
+def hold_lock(folder: Path, held: Event, release: Event) -> None:
+    """Be a writer until told to stop."""
+    with WriterLock(folder).hold():
+        held.set()
+        release.wait(60)
+
+
+def append_to_small_files(folder: Path, stream: Path, found: Path) -> None:
+    """Append the rows of an arrow stream where no file may grow above 20,000 bytes; write down what came of it."""
+    index = Index.open(folder)
+    with pa.ipc.open_stream(stream) as rows:
+        table = rows.read_all()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    try:
+        index.append(table)
+    except DiskFull:
+        found.write_text(f"DiskFull, {len(Index.open(folder))} rows")
+
 
 class Journal:
-    """Lines in a file, each written at once: they outlive the process. A line per begun commit, and one per finished."""
+    """Lines in a file, each written at once: they outlive the process. One as a commit begins, one as it is done."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
