@@ -108,7 +108,7 @@ def test_conditions_narrow(indexed: tuple[Index, ColourEncoder]) -> None:
 def test_exact_search_is_the_same_on_a_small_index(indexed: tuple[Index, ColourEncoder]) -> None:
     index, encoder = indexed
     query = SearchQuery((Part(text="orange"),), k=7)
-    assert search(index, query, encoder).hits == search(index, query, encoder, exact=True).hits
+    assert search(index, query, encoder).hits == index.search(query, encoder, exact=True).hits
 
 
 @pytest.mark.parametrize(

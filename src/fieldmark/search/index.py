@@ -16,6 +16,7 @@ from fieldmark.search.disk import first_line, storing
 from fieldmark.search.encoders import SearchEncoder
 from fieldmark.search.listing import followed
 from fieldmark.search.parquet_source import is_inside_parquet, row_content
+from fieldmark.search.queries import SearchQuery, SearchResults, search
 from fieldmark.search.schema import (
     OWN_COLUMNS,
     ROOT_KEY,
@@ -251,6 +252,10 @@ class Index:
                 raise
             raise ValueError(f"the filter {where!r} cannot be applied ({first_line(error)})") from error
         return [(to_row(row), 1.0 - row["_distance"]) for row in found]
+
+    def search(self, query: SearchQuery, encoder: SearchEncoder | None = None, *, exact: bool = False) -> SearchResults:
+        """What a query asks for; see `queries.search`."""
+        return search(self, query, encoder, exact=exact)
 
     def file(self, row: Row) -> Path:
         """The picture's file, links followed.

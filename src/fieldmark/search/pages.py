@@ -92,7 +92,7 @@ def _shown(
 def _uri(index: "Index", row: "Row") -> tuple[str | None, str]:
     """Data URI of a row's picture, or None and why it cannot be shown."""
     try:
-        return picture_uri(decode_image(index.file(row), name=row.path), PIXELS), ""
+        return picture_uri(decode_image(index.source(row), name=row.path), PIXELS), ""
     except BadImage as error:
         return None, error.reason
     except ValueError as error:

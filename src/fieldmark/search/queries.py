@@ -6,10 +6,10 @@ moved by examples ("more like these, less like those"), and narrowed by a condit
 
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -18,12 +18,11 @@ from fieldmark.data.decode import DEFAULT_LIMITS, DecodeLimits, decode_image
 from fieldmark.search.arithmetic import combine, rocchio
 from fieldmark.search.encoders import EncoderInput, SearchEncoder, load_search_encoder
 from fieldmark.search.filters import checked_filter
+from fieldmark.search.schema import IndexFacts, Row
 
 if TYPE_CHECKING:
     import pandas
     import pyarrow
-
-    from fieldmark.search.index import Index, Row
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 """A file, the bytes of one, a decoded picture, or uint8 (H, W, 3)."""
@@ -176,8 +175,23 @@ class SearchResults:
         return pandas.DataFrame(self.as_rows(), columns=None if self.hits else names)
 
 
+class Searched(Protocol):
+    """What a search needs of an `Index`."""
+
+    path: Path
+    facts: IndexFacts
+
+    def vectors(self, ids: Sequence[str]) -> np.ndarray: ...
+
+    def nearest(
+        self, vector: np.ndarray, k: int, where: str | None = None, exact: bool = False
+    ) -> list[tuple[Row, float]]: ...
+
+    def check_encoder(self, encoder: SearchEncoder) -> None: ...
+
+
 def search(
-    index: "Index", query: SearchQuery, encoder: SearchEncoder | None = None, *, exact: bool = False
+    index: Searched, query: SearchQuery, encoder: SearchEncoder | None = None, *, exact: bool = False
 ) -> SearchResults:
     """Find what a query asks for.
 
@@ -192,7 +206,7 @@ def search(
     """
     started = time.perf_counter()
     where = check_where(index, query.where)  # before anything costly
-    embedded = np.zeros((0, index.embedding_size), np.float32)
+    embedded = np.zeros((0, index.facts.embedding_size), np.float32)
     if query.encoded:
         encoder = _checked_encoder(index, query, encoder)
         embedded = encoder.embed(encoder_inputs(query, encoder))
@@ -200,13 +214,13 @@ def search(
     return SearchResults(hits, time.perf_counter() - started)
 
 
-def load_index_encoder(index: "Index", path: str | Path | None = None, device: str = "cpu") -> SearchEncoder:
+def load_index_encoder(index: Searched, path: str | Path | None = None, device: str = "cpu") -> SearchEncoder:
     """The encoder that made an index. path: its folder; None: where it lay when the index was built.
 
     Raises:
         ValueError: it is not there, or another one is.
     """
-    folder = Path(index.encoder_name if path is None else path)
+    folder = Path(index.facts.encoder_name if path is None else path)
     if path is None and not folder.is_dir():
         raise ValueError(f"the encoder of {index.path} is not at {folder} any more: say where it is (--encoder)")
     encoder = load_search_encoder(folder, device)
@@ -214,7 +228,7 @@ def load_index_encoder(index: "Index", path: str | Path | None = None, device: s
     return encoder
 
 
-def check_where(index: "Index", where: str | None) -> str | None:
+def check_where(index: Searched, where: str | None) -> str | None:
     """The condition, checked against the columns of the index; None stays None."""
     return None if where is None else checked_filter(where, _OWN_TYPES | dict(index.facts.metadata))
 
@@ -241,7 +255,7 @@ def encoder_inputs(
     ]
 
 
-def query_vector(index: "Index", query: SearchQuery, embedded: np.ndarray) -> np.ndarray:
+def query_vector(index: Searched, query: SearchQuery, embedded: np.ndarray) -> np.ndarray:
     """The query as one vector of unit length, float32 (D,).
 
     Args:
@@ -261,7 +275,7 @@ def query_vector(index: "Index", query: SearchQuery, embedded: np.ndarray) -> np
 
 
 def search_vector(
-    index: "Index", vector: np.ndarray, query: SearchQuery, *, where: str | None = None, exact: bool = False
+    index: Searched, vector: np.ndarray, query: SearchQuery, *, where: str | None = None, exact: bool = False
 ) -> tuple[Hit, ...]:
     """The nearest rows of a vector, without the rows that the query speaks of. where: from `check_where`."""
     named = query.named_rows
@@ -270,7 +284,7 @@ def search_vector(
     return as_hits(kept[: query.k])
 
 
-def as_hits(found: Sequence[tuple["Row", float]]) -> tuple[Hit, ...]:
+def as_hits(found: Sequence[tuple[Row, float]]) -> tuple[Hit, ...]:
     """Rows with their scores, best first, as hits."""
     return tuple(
         # rounding may lead a little past 1
@@ -303,12 +317,12 @@ def as_image(picture: Picture, limits: DecodeLimits = DEFAULT_LIMITS) -> Image.I
     return decode_image(picture if isinstance(picture, bytes) else Path(picture), limits)
 
 
-def _checked_encoder(index: "Index", query: SearchQuery, encoder: SearchEncoder | None) -> SearchEncoder:
+def _checked_encoder(index: Searched, query: SearchQuery, encoder: SearchEncoder | None) -> SearchEncoder:
     if encoder is None:
-        kinds: Collection[str] = {"pictures" if part.image is not None else "words" for part in query.encoded}
+        kinds = {"pictures" if part.image is not None else "words" for part in query.encoded}
         raise ValueError(
-            f"looking for {' and '.join(sorted(kinds))} needs the encoder that made the index ({index.encoder_name}): "
-            "load_search_encoder gives it"
+            f"looking for {' and '.join(sorted(kinds))} needs the encoder that made the index "
+            f"({index.facts.encoder_name}): load_search_encoder gives it"
         )
     index.check_encoder(encoder)
     return encoder
