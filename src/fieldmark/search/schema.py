@@ -12,6 +12,7 @@ Which encoder made the rows, and where the pictures lie, stands in the table's m
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ _TYPES = ("string", "int64", "float64", "bool")
 _PREFIX = "fieldmark."
 ROOT_KEY = "fieldmark.root"
 """Key of the root in the table's metadata; in that of the field `path`, if the pictures were moved since."""
+_READ_AHEAD_BYTES = 64 * 2**20
 _ID = re.compile(r"[0-9a-f]{16}")
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
@@ -82,6 +84,8 @@ def import_lancedb() -> Any:
     Raises:
         ValueError: it is not installed.
     """
+    # LanceDB reads ahead up to 2 GiB in every scan; read once, when the first scan begins
+    os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(_READ_AHEAD_BYTES))
     try:
         import lancedb
         import pyarrow  # noqa: F401
