@@ -170,5 +170,5 @@ def files_fingerprint(folder: Path) -> str:
 def _fitted(picture: np.ndarray, side: int) -> np.ndarray:
     """The picture at side × side, resized as every picture of an index is."""
     if picture.shape[:2] == (side, side):
-        return np.ascontiguousarray(picture)
+        return np.array(picture)  # a copy: torch warns of arrays that cannot be written to
     return np.array(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC))
