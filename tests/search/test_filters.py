@@ -1,6 +1,12 @@
 """Conditions: what passes means what it says, and nothing else reaches the database."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
+from tests.fixtures_search import COLOURS, colour_index
 
 from fieldmark.search.filters import MAX_DEPTH, MAX_LENGTH, checked_filter
 
@@ -105,3 +111,85 @@ def test_a_column_whose_name_could_break_out_is_refused() -> None:
 def test_an_error_says_where() -> None:
     with pytest.raises(ValueError, match="at character 10: there is no column 'colour'; columns: genus"):
         checked_filter("wild AND colour = 'red'", ["wild", "genus"])
+
+
+Truth = Callable[[dict[str, Any]], bool | None]
+"""A row's columns to whether it meets a condition; None where a missing value leaves it open, as in SQL."""
+
+
+def drawn(generator: np.random.Generator, depth: int) -> tuple[str, Truth]:
+    """A condition and its meaning, drawn at random."""
+    kind = generator.integers(0, 4 if depth else 1)
+    if kind == 1:
+        text, truth = drawn(generator, depth - 1)
+        return f"NOT {text}" if text[0] == "(" else f"not({text})", lambda row: negated(truth(row))
+    if kind:
+        (left, first), (right, second) = drawn(generator, depth - 1), drawn(generator, depth - 1)
+        word, decisive = ("AND", False) if kind == 2 else ("or", True)
+        text = f"{left} {word} {right}"
+
+        def both(row: dict[str, Any]) -> bool | None:
+            values = (first(row), second(row))
+            return decisive if decisive in values else None if None in values else not decisive
+
+        return f"({text})", both
+    number = int(generator.integers(-1, 8))
+    name = str(generator.choice(list(COLOURS)))
+    leaves: list[tuple[str, Truth]] = [
+        (f"number<{number}", lambda row: row["number"] < number),
+        (f"number  <> {number}", lambda row: row["number"] != number),
+        (f"number BETWEEN {number} AND {number + 2}", lambda row: number <= row["number"] <= number + 2),
+        (f"colour = '{name}'", lambda row: row["colour"] == name),
+        (f"colour LIKE '{name[0]}%'", lambda row: row["colour"].startswith(name[0])),
+        (f"colour not in ('{name}', 'blue')", lambda row: row["colour"] not in (name, "blue")),
+        (f"path >= '{name}'", lambda row: row["path"] >= name),
+        ("warm", lambda row: row["warm"]),
+        ("warm = FALSE", lambda row: negated(row["warm"])),
+        ("warm IS NULL", lambda row: row["warm"] is None),
+    ]
+    return leaves[generator.integers(0, len(leaves))]
+
+
+def negated(value: bool | None) -> bool | None:
+    return None if value is None else not value
+
+
+def test_the_database_understands_a_condition_as_we_do(tmp_path: Path) -> None:
+    index, _ = colour_index(tmp_path)
+    rows = [{**row.metadata, "path": row.path} for row, _ in index.nearest(np.ones(4, np.float32), 99)]
+    columns = {"path": "string", **index.facts.metadata}
+    generator = np.random.default_rng(0)
+    sizes = set()
+    for _ in range(150):
+        text, truth = drawn(generator, int(generator.integers(0, 4)))
+        where = checked_filter(text, columns)
+        found = {path for batch in index.scan(("path",), where) for path in batch.column("path").to_pylist()}
+        assert found == {row["path"] for row in rows if truth(row) is True}, text
+        sizes.add(len(found))
+    assert len(sizes) > 4  # neither all nor nothing every time
+
+
+def test_and_binds_before_or_and_not_before_both(tmp_path: Path) -> None:
+    index, _ = colour_index(tmp_path)
+
+    def found(text: str) -> set[int]:
+        where = checked_filter(text, index.facts.metadata)
+        return {number for batch in index.scan(("number",), where) for number in batch.column("number").to_pylist()}
+
+    assert found("number = 1 OR number = 2 AND number > 5") == {1}
+    assert found("(number = 1 OR number = 2) AND number > 1") == {2}
+    assert found("NOT number = 1 AND number < 3") == {0, 2}
+    assert found("NOT (number = 1 AND number < 3) AND number < 2") == {0}
+
+
+def test_long_conditions_do_not_overwhelm_the_database(tmp_path: Path) -> None:
+    index, _ = colour_index(tmp_path)
+    columns = index.facts.metadata
+    for text in (
+        " OR ".join(["number=3"] * 330),
+        "(" * MAX_DEPTH + "number=3" + ")" * MAX_DEPTH,
+        "NOT " * MAX_DEPTH + "number=3",
+        "colour IN (" + ",".join(["'green'"] * 300) + ") AND number = 3 OR number IN (" + ",".join("3" * 300) + ")",
+    ):
+        found = index.nearest(np.ones(4, np.float32), 99, where=checked_filter(text, columns))
+        assert [row.metadata["number"] for row, _ in found] == [3]

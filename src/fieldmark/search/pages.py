@@ -26,7 +26,8 @@ def results_html(index: "Index", query: SearchQuery, results: SearchResults) -> 
     found = [_shown(index, rows.get(hit.id), hit.id, hit.path, hit.score, hit.metadata) for hit in results]
     narrowed = f" among those with {query.where}" if query.where else ""
     summary = f"The {len(found)} best of {len(index):,} pictures{narrowed}, in {results.seconds:.2f} s."
-    settings = _settings(index) | {"condition": query.where, "instruction": query.instruction or None}
+    given = {"condition": query.where, "instruction": query.instruction}
+    settings = _settings(index) | {name: value for name, value in given.items() if value}
     return results_page(list(_parts(index, query)), found, summary, settings)
 
 
