@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.search.index_worlds import GridEncoder, draw
-from tests.search.writers import CONTEXT, METADATA, list_pictures, work
+from tests.search.index_worlds import GridEncoder, draw, draw_folder
+from tests.search.writers import CONTEXT, METADATA, build_slowly, list_pictures, work
 
 from fieldmark.search.build import BuildConfig, build_index
 from fieldmark.search.index import Index
@@ -106,3 +106,28 @@ def test_killed_five_times(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_killed_ten_times_at_random(tmp_path: Path, seed: int) -> None:
     kill_rounds(tmp_path, rounds=10, seed=seed, longest=2.0)
+
+
+def spawned_by(pid: int | None) -> list[int]:
+    """Children that multiprocessing spawned, whichever thread started them."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(one) for one in (task / "children").read_text().split()]
+    return [one for one in found if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
+
+
+def test_a_killed_build_leaves_no_process_behind(tmp_path: Path) -> None:
+    draw_folder(tmp_path / "birds", 40)
+    process = CONTEXT.Process(target=build_slowly, args=(tmp_path / "birds", tmp_path / "index"))
+    process.start()
+    deadline = time.monotonic() + 60
+    try:
+        while len(children := spawned_by(process.pid)) < 2:
+            assert process.is_alive() and time.monotonic() < deadline, "the build starts no decoding processes"
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.join()
+    while any(Path(f"/proc/{one}").exists() for one in children):
+        assert time.monotonic() < deadline, "decoding processes outlive the build"
+        time.sleep(0.02)

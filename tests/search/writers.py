@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import resource
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from multiprocessing.synchronize import Event
@@ -16,6 +17,7 @@ from tests.search.index_worlds import GridEncoder, draw
 
 from fieldmark.search.build import BuildConfig, build_index
 from fieldmark.search.disk import DiskFull
+from fieldmark.search.encoders import EncoderInput
 from fieldmark.search.index import Index
 from fieldmark.search.maintenance import VectorIndexConfig, compact
 from fieldmark.search.schema import Row, picture_id, rows_table
@@ -45,6 +47,17 @@ def append_to_small_files(folder: Path, stream: Path, found: Path) -> None:
         index.append(table)
     except DiskFull:
         found.write_text(f"DiskFull, {len(Index.open(folder))} rows")
+
+
+def build_slowly(images: Path, index: Path) -> None:
+    """A build with two decoding processes that does not end by itself."""
+
+    class Slow(GridEncoder):
+        def embed(self, items: Sequence[EncoderInput]) -> np.ndarray:
+            time.sleep(60)
+            return super().embed(items)
+
+    build_index(BuildConfig(images=str(images), index=str(index), workers=2, batch_size=4), Slow())
 
 
 class Journal:

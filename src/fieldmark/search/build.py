@@ -28,6 +28,7 @@ from fieldmark.search.sources import open_source
 
 _LOOKED_UP = 512  # pictures whose rows are looked up at once
 _CHUNK = 8  # pictures that a decoding process gets at once
+_BATCHES_AHEAD = 2  # the encoder finds two batches ready when it has embedded one
 _TIDY_EVERY = 64  # commits; each leaves files that the next look-up reads
 
 T = TypeVar("T")
@@ -129,18 +130,19 @@ def build_index(
     columns = None if config.columns is None else tuple(config.columns)
     source = open_source(config.images, config.root, columns, config.path_column)
     encoder = encoder or load_search_encoder(config.encoder, config.device)
+    index = _open(config, encoder, source) if Index.exists(config.index) else None
     total = source.count()
     if total == 0:
         raise ValueError(f"{config.images} holds no pictures: an index of nothing is not made, and nothing is pruned")
-    index = _open(config, encoder, source)
+    if index is None:
+        index = Index.create(config.index, encoder, source.root, source.metadata, source.picture_column)
     with index.writing():
         return _Build(config, index, encoder, source, total, progress).run()
 
 
 def _open(config: BuildConfig, encoder: SearchEncoder, source: PictureSource) -> Index:
+    """The index that is there. Raises ValueError if it is not one of this encoder and source."""
     path = Path(config.index)
-    if not Index.exists(path):
-        return Index.create(path, encoder, source.root, source.metadata, source.picture_column)
     index = Index.open(path)
     index.check_encoder(encoder)
     if dict(index.facts.metadata) != dict(source.metadata):
@@ -187,7 +189,12 @@ class _Build:
         self.last_commit = self.start = time.monotonic()
 
     def run(self) -> BuildReport:
-        pool = DecodePool(self.encoder.decode_size(), self.config.workers, seconds=self.config.decode_seconds)
+        pool = DecodePool(
+            self.encoder.decode_size(),
+            self.config.workers,
+            seconds=self.config.decode_seconds,
+            ahead=-(-_BATCHES_AHEAD * self.config.batch_size // _CHUNK),
+        )
         temporary = self.index.path / f".tmp-{FAILURES}-{os.getpid()}"
         with self.seen, pool, temporary.open("w", encoding="utf-8") as self.failures:
             try:

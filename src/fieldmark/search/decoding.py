@@ -95,10 +95,17 @@ class DecodePool:
         workers: processes; they start with the first task and live until `close`.
         limits: what one picture may cost.
         seconds: how long one picture may take.
+        ahead: chunks that are read ahead of the one that is asked for, at least; three per process in any case.
     """
 
     def __init__(
-        self, side: int, workers: int, *, limits: DecodeLimits = DEFAULT_LIMITS, seconds: float = 60.0
+        self,
+        side: int,
+        workers: int,
+        *,
+        limits: DecodeLimits = DEFAULT_LIMITS,
+        seconds: float = 60.0,
+        ahead: int = 0,
     ) -> None:
         if workers < 0:
             raise ValueError(f"workers must be 0 (no processes) or more, got {workers}")
@@ -106,6 +113,7 @@ class DecodePool:
             raise ValueError(f"seconds must be above 0, got {seconds}")
         self._side, self._limits, self._seconds = side, limits, seconds
         self._num_workers = workers
+        self._ahead = max(ahead, 3 * workers)
         self._threads: ThreadPoolExecutor | None = None
         self._own = threading.local()
         self._started: list[_Process] = []
@@ -123,7 +131,7 @@ class DecodePool:
         ahead: deque[Future[list[Outcome]]] = deque()
         try:
             while True:
-                for chunk in islice(source, 3 * self._num_workers - len(ahead)):
+                for chunk in islice(source, self._ahead - len(ahead)):
                     ahead.append(self._threads.submit(self._read, chunk))
                 if not ahead:
                     return

@@ -48,7 +48,7 @@ class SearchEncoder(Protocol):
     """Pictures, and words where it reads them, to embeddings of unit length."""
 
     name: str
-    """As people are told of it: its folder."""
+    """As people are told of it: its folder, absolute."""
     fingerprint: str
     """64 hex digits that depend on weights and configuration: which encoder made a row."""
     embedding_size: int
@@ -139,7 +139,7 @@ def load_search_encoder(path: str | Path, device: str = "cpu") -> SearchEncoder:
     from fieldmark.models.universal_embedder import load_embedder
     from fieldmark.models.weight_files import read_json
 
-    folder = Path(path)
+    folder = Path(path).absolute()  # an index remembers it, whatever folder it is opened from
     for candidate in (folder / "encoder", folder):
         if (candidate / EMBEDDER_FILE).is_file():
             return WordsAndPicturesEncoder(load_embedder(candidate, device=device), str(folder))
