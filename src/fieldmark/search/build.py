@@ -109,8 +109,8 @@ class BuildReport:
 
 
 Progress = Callable[[BuildReport, int], None]
-"""Called with what was done so far and the number of pictures in the source, after every batch and commit. Rows that
-are counted as added, changed or relabelled are committed."""
+"""Called with what was done so far and the number of pictures in the source, every few pictures and after every commit.
+Rows that are counted as added, changed or relabelled are committed."""
 
 
 def build_index(
@@ -201,6 +201,7 @@ class _Build:
                 for outcomes in pool.map(self._tasks()):
                     for item, outcome in zip(self.under_way.popleft(), outcomes, strict=True):
                         self._take(item, outcome)
+                    self._tell()
                 self._embed()
                 self._commit()
                 if self.config.prune:
@@ -268,7 +269,6 @@ class _Build:
             row = Row(item.id, path, decoded.size, decoded.hash, decoded.width, decoded.height, metadata)
             self.embedded.append((item, row, vector))
         self.waiting = []
-        self._tell()
 
     def _commit(self) -> None:
         rows = [row for _, row, _ in self.embedded] + [row for _, row in self.relabelled]
