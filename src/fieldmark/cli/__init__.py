@@ -17,6 +17,7 @@ from fieldmark.cli import (  # noqa: F401  # they register their commands
     emoji_commands,
     evaluation_commands,
     experiment_commands,
+    explain_commands,
     index_commands,
     multimodal_commands,
     prompt_commands,

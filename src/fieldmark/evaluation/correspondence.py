@@ -12,6 +12,14 @@ u = Σ_i v_i for all three, so with v̂_i = v_i / |u| the embedding is z = Σ_i 
     1 − cos(a, b) = ½ |z_a − z_b|² = Σ_i δ_i + Σ_j δ_j                what each patch does to keep the two apart
     δ_i = ½ ⟨v̂_i, z_a − z_b⟩,   δ_j = ½ ⟨v̂_j, z_b − z_a⟩            each half sums to (1 − cos) / 2
 
+Embeddings of one encoder often share a large common part, and then every pair of patches carries a little of the
+cosine, according to their weights alone. With the margins r_i = Σ_j C_ij and c_j = Σ_i C_ij of the contributions C,
+
+    C_ij = r_i c_j / cos + S_ij
+
+splits off what two patches carry *together*, beyond what each carries with the other picture as a whole. Rows and
+columns of S sum to zero; its largest entries are the correspondences.
+
 Parts may be negative: patches that pull the embeddings apart in the first sum, together in the second. The weights are
 taken as they are: how β itself came about, and what the tower has mixed into a token from its neighbours, is not
 explained. Poolers have no layer normalisation; one behind the sum would have to become a part of W_o here.
@@ -28,18 +36,18 @@ from torch import Tensor, nn
 
 from fieldmark.models.pooler import Pooler, PoolerKind
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
-from fieldmark.models.vision_tokens import VisionTokens
 
 Picture = Image.Image | np.ndarray | Tensor
 
 
 @dataclass(frozen=True)
 class Correspondence:
-    """Two patches, (row, column) of each, and what they carry together of the cosine."""
+    """Two patches, (row, column) of each; what they carry of the cosine, and how much of it is beyond their shares."""
 
     a: tuple[int, int]
     b: tuple[int, int]
     contribution: float
+    specific: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,28 +81,37 @@ class MatchExplanation:
         """(H, W): what each patch of b carries with all of a; sums to the cosine."""
         return self.contribution.sum(0).reshape(self.attention_b.shape)
 
-    def strongest(self, count: int, *, each_patch_once: bool = True) -> tuple[Correspondence, ...]:
-        """Pairs of patches that carry most of the cosine, largest first; only positive ones.
+    @property
+    def specific(self) -> np.ndarray:
+        """S, (N_a, N_b): contributions without the product of their margins; all of them where they sum to 0."""
+        total = float(self.contribution.sum())
+        if abs(total) < 1e-9:
+            return self.contribution
+        return self.contribution - np.outer(self.contribution.sum(1), self.contribution.sum(0)) / total
 
-        each_patch_once: a patch stands in one pair only, so that one bright patch does not fill the list.
+    def strongest(self, count: int, *, each_patch_once: bool = True) -> tuple[Correspondence, ...]:
+        """Pairs of patches that carry most beyond their shares, largest ``specific`` first; only positive ones.
+
+        each_patch_once: a patch stands in one pair only, so that one patch does not fill the list.
         """
         if count < 0:
             raise ValueError(f"the number of pairs cannot be negative, got {count}")
-        columns = self.contribution.shape[1]
+        specific, columns = self.specific, self.contribution.shape[1]
+        wide_a, wide_b = self.attention_a.shape[1], self.attention_b.shape[1]
         found: list[Correspondence] = []
         seen_a: set[int] = set()
         seen_b: set[int] = set()
-        for place in np.argsort(-self.contribution, axis=None, kind="stable").tolist():
+        for place in np.argsort(-specific, axis=None, kind="stable").tolist():
             i, j = divmod(place, columns)
-            value = float(self.contribution[i, j])
+            value = float(specific[i, j])
             if len(found) == count or value <= 0:
                 break
             if each_patch_once and (i in seen_a or j in seen_b):
                 continue
             seen_a.add(i)
             seen_b.add(j)
-            wide_a, wide_b = self.attention_a.shape[1], self.attention_b.shape[1]
-            found.append(Correspondence(divmod(i, wide_a), divmod(j, wide_b), value))
+            places = divmod(i, wide_a), divmod(j, wide_b)
+            found.append(Correspondence(*places, contribution=float(self.contribution[i, j]), specific=value))
         return tuple(found)
 
     def as_json(self, *, correspondences: int = 12, full: bool = True) -> dict[str, Any]:
@@ -115,7 +132,12 @@ class MatchExplanation:
             "difference_a": plain(self.difference_a),
             "difference_b": plain(self.difference_b),
             "correspondences": [
-                {"a": list(one.a), "b": list(one.b), "contribution": round(one.contribution, 9)}
+                {
+                    "a": list(one.a),
+                    "b": list(one.b),
+                    "contribution": round(one.contribution, 9),
+                    "specific": round(one.specific, 9),
+                }
                 for one in self.strongest(correspondences)
             ],
         }
@@ -157,12 +179,12 @@ def explain_pairs(
     training = encoder.training
     encoder.eval()
     try:
-        vision = encoder.tokens([_pixels(one, encoder.image_size) for one in pictures])
+        vision = encoder.tokens([picture_pixels(one, encoder.image_size) for one in pictures])
         embeddings = nn.functional.normalize(encoder.pool(vision).embedding[:, :size], dim=-1).double().cpu()
         shares = [token_shares(encoder.pooler, tokens, size) for tokens in vision.split()]
     finally:
         encoder.train(training)
-    grids = _grids(vision)
+    grids = vision.grids
     return [
         _explanation(
             shares[i], shares[j], grids[i], grids[j], float(embeddings[i] @ embeddings[j]), encoder.pooler.kind
@@ -224,11 +246,7 @@ def _explanation(
     )
 
 
-def _grids(vision: VisionTokens) -> list[tuple[int, int]]:
-    return [(int(h) // vision.merge_size, int(w) // vision.merge_size) for _, h, w in vision.grid_thw.tolist()]
-
-
-def _pixels(picture: Picture, side: int) -> Tensor:
+def picture_pixels(picture: Picture, side: int) -> Tensor:
     """uint8 (H, W, 3), as `RetrievalEncoder.encode` makes them of the same pictures."""
     if isinstance(picture, Image.Image):
         picture = np.array(picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))

@@ -165,6 +165,11 @@ class VisionTokens:
         return [t * h * w // self.merge_size**2 for t, h, w in self.grid_thw.tolist()]
 
     @property
+    def grids(self) -> list[tuple[int, int]]:
+        """Rows and columns of tokens of each picture."""
+        return [(h // self.merge_size, w // self.merge_size) for _, h, w in self.grid_thw.tolist()]
+
+    @property
     def num_images(self) -> int:
         return self.grid_thw.shape[0]
 

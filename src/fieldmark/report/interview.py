@@ -9,17 +9,15 @@ import torch
 from torch import Tensor
 
 from fieldmark.data.samplers import Pair
+from fieldmark.evaluation.pair_account import attribute_attention, published_layer
 from fieldmark.models.backbone import Backbone
 from fieldmark.models.vision_tokens import VisionTokens
 from fieldmark.policy.adjudication import Adjudicator
-from fieldmark.policy.alignment import attribute_maps
-from fieldmark.policy.replay import ReplayGroup, replay
 from fieldmark.policy.rollouts import PairType, Rollout, RolloutGroup
 from fieldmark.report.inputs import Report
 from fieldmark.report.measure import Measured
 from fieldmark.report.pictures import Pictures
 
-PUBLISHED_DEPTH = 26 / 36
 PAIR_ORDER: tuple[PairType, ...] = ("same", "hard", "same", "random")
 
 
@@ -67,7 +65,7 @@ def interview(report: Report, measured: Sequence[Measured], pictures: Pictures) 
     if not (np.bincount(labels) > 1).any() or len(np.unique(labels)) < 2:
         return "Pairs need two classes, and a class with two pictures."
     backbone = report.supervisor
-    layer = round(PUBLISHED_DEPTH * backbone.num_layers) if report.attention_layer is None else report.attention_layer
+    layer = published_layer(backbone) if report.attention_layer is None else report.attention_layer
     generator = torch.Generator().manual_seed(report.seed)
     embeddings = next((one.result.embeddings for one in measured if one.result is not None), None)
     pairs = draw_pairs(labels, embeddings, 3 * report.sizes.pairs, generator)
@@ -146,19 +144,11 @@ def _look(backbone: Backbone, images: Tensor) -> VisionTokens:
 
 @torch.no_grad()
 def _asked(backbone: Backbone, vision: VisionTokens, group: RolloutGroup, indices: list[int], layer: int) -> Asked:
-    grids = [
-        (int(h) // vision.merge_size, int(w) // vision.merge_size)
-        for _, h, w in vision.grid_thw[list(group.pair)].tolist()
-    ]
+    grids = [vision.grids[i] for i in group.pair]
     mapped = described(group)
     maps: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
     if mapped is not None:
-        rollout = group.rollouts[mapped]
-        task = ReplayGroup(backbone.chat_prompt(group.prompt.text, 2), group.pair, (rollout.ids,))
-        (chunk,) = replay(backbone, vision, [task], attention_layer=layer)
-        assert chunk.attention is not None
-        first, second = (torch.arange(span.start, span.stop) for span in chunk.image_spans[0])
-        maps = attribute_maps(chunk.attention[0][0].cpu(), rollout, first, second)
+        maps = attribute_attention(backbone, vision, group.prompt, group.pair, group.rollouts[mapped], layer)
     return Asked(group, (indices[group.pair[0]], indices[group.pair[1]]), mapped, maps, (grids[0], grids[1]))
 
 

@@ -28,13 +28,20 @@ def missing(sentence: str) -> Html:
 
 
 def page(
-    title: str, intro: str, sections: Sequence[Section], mosaic: Sequence[str] = (), kicker: str = "fieldmark report"
+    title: str,
+    intro: str,
+    sections: Sequence[Section],
+    mosaic: Sequence[str] = (),
+    *,
+    kicker: str = "fieldmark report",
+    scripts: Sequence[str] = ("page.js",),
 ) -> Html:
     """The whole document. Its policy lets nothing load from outside, and no script run but its own.
 
-    mosaic: data URIs of pictures beside the title, decoration only. kicker: what kind of page it is, above the title.
+    mosaic: data URIs of pictures beside the title, decoration only. kicker: the small line above the title. scripts:
+    files of this package, run one after the other.
     """
-    style, script = _resource("style.css"), _resource("page.js")
+    style, script = _resource("style.css"), "\n".join(map(_resource, scripts))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"

@@ -54,7 +54,7 @@ def picture_uri(picture: Image.Image, pixels: int) -> str:
     """Data URI of a picture, at most ``pixels`` wide and high. The picture stays as it is."""
     small = picture.convert("RGB")
     small.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
-    return _webp(small, 82)
+    return webp_uri(small, 82)
 
 
 def heat_uri(attention: Tensor, grid: tuple[int, int]) -> str:
@@ -66,7 +66,7 @@ def heat_uri(attention: Tensor, grid: tuple[int, int]) -> str:
     if attention.numel() != rows * columns:
         raise ValueError(f"attention over {attention.numel()} patches does not fit a grid of {rows} x {columns}")
     values = attention.detach().float().cpu().numpy().reshape(rows, columns) * attention.numel()
-    return _webp(heat_overlay(values, HEAT_PIXELS), 80)
+    return webp_uri(heat_overlay(values, HEAT_PIXELS), 80)
 
 
 def heat_overlay(multiples: np.ndarray, pixels: int) -> Image.Image:
@@ -85,7 +85,7 @@ def heat_legend_uri() -> str:
     t = np.linspace(-_REACH, _REACH, 120)
     strip = np.asarray(heat_overlay(np.exp2(np.tile(t, (2, 1))), 120))[:12]
     ground = Image.new("RGBA", (120, 12), (168, 168, 160, 255))
-    return _webp(Image.alpha_composite(ground, Image.fromarray(strip)).convert("RGB"), 90)
+    return webp_uri(Image.alpha_composite(ground, Image.fromarray(strip)).convert("RGB"), 90)
 
 
 def _ramp(t: np.ndarray) -> np.ndarray:
@@ -93,7 +93,8 @@ def _ramp(t: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(t, stops, [colour[c] for colour in _WARM]) for c in range(3)], -1)
 
 
-def _webp(picture: Image.Image, quality: int) -> str:
+def webp_uri(picture: Image.Image, quality: int) -> str:
+    """A picture as a data URI."""
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=quality, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

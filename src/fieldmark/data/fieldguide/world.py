@@ -173,6 +173,21 @@ def is_fieldguide(folder: Path) -> bool:
     return (Path(folder) / "fieldguide.json").is_file()
 
 
+def read_world(folder: Path) -> FieldguideConfig:
+    """The settings that a Fieldguide collection was drawn with.
+
+    Raises:
+        ValueError: the folder holds none, or one of another version.
+    """
+    if not is_fieldguide(folder):
+        raise ValueError(f"{folder} is no Fieldguide collection (see `fieldmark data fieldguide`)")
+    stored = json.loads((Path(folder) / "fieldguide.json").read_text(encoding="utf-8"))
+    written = stored.pop("format", None)
+    if written != 1 or set(stored) != set(FieldguideConfig.__dataclass_fields__):
+        raise ValueError(f"{folder} was drawn by another version (format {written}): draw it again")
+    return FieldguideConfig(**stored)
+
+
 def read_attributes(folder: Path) -> dict[str, dict[str, str]]:
     """Picture id → true attributes of a Fieldguide collection."""
     path = Path(folder) / "attributes.jsonl"
@@ -196,6 +211,7 @@ __all__ = [
     "plan_sightings",
     "read_attributes",
     "read_mask",
+    "read_world",
     "world_species",
     "write_fieldguide",
 ]

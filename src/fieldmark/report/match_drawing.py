@@ -1,0 +1,214 @@
+"""A match as a drawing: both pictures, the patches that carry the cosine, heat; as SVG and, from it, PNG."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import resvg_py
+from PIL import Image, ImageFont
+
+from fieldmark.evaluation.correspondence import Correspondence, MatchExplanation
+from fieldmark.evaluation.pair_account import PairAccount
+from fieldmark.report.html import Html, el, join, number
+from fieldmark.report.pictures import HEAT_PIXELS, heat_overlay, webp_uri
+
+SIDE = 320
+"""Longer side of a picture, in pixels of the drawing."""
+GAP = 130
+LINKS = 6
+LINK_COLORS = ("#e4572e", "#17a398", "#f2b134", "#8e5bd0", "#3b82d6", "#d64c93")
+"""Of the strongest pairs of patches, in order; then again from the start."""
+
+_WARM, _COLD = (214, 40, 24), (38, 92, 190)
+_INK, _SOFT, _PAPER = "#24251f", "#63645a", "#fbf9f3"
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """What is drawn and written about two pictures.
+
+    pictures: as they were given; drawn with the aspect of the encoder's grid, as the encoder sees them. names: what
+    people call them. account: the supervisor's, if there was one.
+    """
+
+    explanation: MatchExplanation
+    pictures: tuple[Image.Image, Image.Image]
+    names: tuple[str, str]
+    account: PairAccount | None = None
+
+    @property
+    def attentions(self) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W) of both."""
+        return self.explanation.attention_a, self.explanation.attention_b
+
+    @property
+    def similarities(self) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W) of both."""
+        return self.explanation.similarity_a, self.explanation.similarity_b
+
+    @property
+    def differences(self) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W) of both."""
+        return self.explanation.difference_a, self.explanation.difference_b
+
+    def size(self, item: int, side: int = SIDE) -> tuple[int, int]:
+        """Width and height of picture 0 or 1 in a drawing."""
+        rows, columns = self.attentions[item].shape
+        return round(side * columns / max(rows, columns)), round(side * rows / max(rows, columns))
+
+    def uri(self, item: int, side: int = SIDE) -> str:
+        """Picture 0 or 1 as a data URI."""
+        picture = self.pictures[item].convert("RGB").resize(self.size(item, side), Image.Resampling.LANCZOS)
+        return webp_uri(picture, 85)
+
+
+def share_overlay(shares: np.ndarray) -> str:
+    """Heat of parts of a positive sum, (H, W), in multiples of an equal share, on the scale of `pictures.heat_uri`.
+
+    Negative parts are as dark as nothing.
+    """
+    return webp_uri(heat_overlay(np.maximum(shares, 0) * shares.size / shares.sum(), HEAT_PIXELS), 85)
+
+
+def signed_overlays(maps: Sequence[np.ndarray]) -> list[str]:
+    """Heat of parts that may be negative, (H, W) each: red adds to the sum, blue takes away, bare is nothing.
+
+    One scale for all maps: full colour is their largest part.
+    """
+    largest = max(float(np.abs(one).max()) for one in maps) or 1.0
+    return [webp_uri(_signed(one / largest), 85) for one in maps]
+
+
+def similarity_overlays(match: Match) -> list[str]:
+    """Heat of what each patch carries of the cosine, of both pictures; of a cosine that is not positive with signs."""
+    maps = match.similarities
+    return [share_overlay(one) for one in maps] if match.explanation.cosine > 1e-3 else signed_overlays(maps)
+
+
+def _signed(values: np.ndarray) -> Image.Image:
+    size = (HEAT_PIXELS, HEAT_PIXELS)
+    smooth = Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    t = np.clip(np.asarray(smooth), -1, 1)
+    overlay = np.zeros((*size, 4), np.float32)
+    overlay[..., :3] = np.where((t > 0)[..., None], _WARM, _COLD)
+    overlay[..., 3] = 255 * 0.8 * np.abs(t)
+    return Image.fromarray(np.rint(overlay).astype(np.uint8))
+
+
+def patch_box(
+    place: tuple[int, int], grid: tuple[int, int], size: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """x, y, width and height of the patch (row, column) in a picture of this width and height."""
+    wide, high = size[0] / grid[1], size[1] / grid[0]
+    return place[1] * wide, place[0] * high, wide, high
+
+
+def links(match: Match, strongest: Sequence[Correspondence], shift: float) -> Html:
+    """Frames around corresponding patches and curves between them; picture b is ``shift`` to the right of a."""
+    sizes, grids = (match.size(0), match.size(1)), [one.shape for one in match.attentions]
+    largest = max((one.specific for one in strongest), default=1.0)
+    drawn = []
+    for k, one in reversed(list(enumerate(strongest))):
+        color = LINK_COLORS[k % len(LINK_COLORS)]
+        xa, ya, wa, ha = patch_box(one.a, grids[0], sizes[0])
+        xb, yb, wb, hb = patch_box(one.b, grids[1], sizes[1])
+        aside = 3 * (k - (len(strongest) - 1) / 2)  # curves of one row of patches lie beside each other
+        start, end = (xa + wa, ya + ha / 2 + aside), (xb + shift, yb + hb / 2 + aside)
+        bend = shift - SIDE + 30
+        curve = (
+            f"M{number(start[0])},{number(start[1])}C{number(start[0] + bend)},{number(start[1])} "
+            f"{number(end[0] - bend)},{number(end[1])} {number(end[0])},{number(end[1])}"
+        )
+        frame = {"fill": "none", "stroke": color, "stroke_width": 3}
+        drawn += [
+            el("path", d=curve, fill="none", stroke="#ffffff", stroke_width=5, stroke_opacity=0.7),
+            el("path", d=curve, fill="none", stroke=color, stroke_width=1.2 + 3 * one.specific / largest),
+            el("rect", x=xa + 1.5, y=ya + 1.5, width=wa - 3, height=ha - 3, **frame),  # type: ignore[arg-type]
+            el("rect", x=xb + shift + 1.5, y=yb + 1.5, width=wb - 3, height=hb - 3, **frame),  # type: ignore[arg-type]
+        ]
+    return join(drawn)
+
+
+def match_svg(match: Match) -> str:
+    """The drawing as one SVG document that loads nothing: links between patches above, three rows of heat below."""
+    found = match.explanation
+    shift, tile, margin = SIDE + GAP, 180, 24
+    width = 2 * margin + shift + SIDE
+    top = 96
+    strongest = found.strongest(LINKS)
+    pieces: list[Html] = [
+        _text(margin, 40, f"cosine {found.cosine:.3f}", 26),
+        _text(
+            margin, 64, f"{found.pooler} pooling; framed patches carry more of it together than their shares", 14, _SOFT
+        ),
+    ]
+    for item in (0, 1):
+        wide, high = match.size(item)
+        x = margin + item * shift
+        pieces += [
+            _text(x, top - 8, _short(match.names[item]), 14),
+            el("image", x=x, y=top, width=wide, height=high, href=match.uri(item), preserveAspectRatio="none"),
+        ]
+    pieces.append(el("g", links(match, strongest, shift), transform=f"translate({margin} {top})"))
+    below = top + SIDE + 44
+    columns = (
+        ("Attention", "what each patch weighs", [share_overlay(one) for one in match.attentions]),
+        ("Similarity", "what each patch carries of the cosine", similarity_overlays(match)),
+        ("Difference", "red keeps them apart, blue draws together", signed_overlays(match.differences)),
+    )
+    step = (width - 2 * margin - tile) / 2
+    for k, (title, note, overlays) in enumerate(columns):
+        left = margin + k * step
+        pieces += [_text(left, below, title, 16), _text(left, below + 18, note, 12, _SOFT)]
+        for item in (0, 1):
+            wide, high = match.size(item, tile)
+            y = below + 28 + item * (tile + 8)
+            box = {"x": left, "y": y, "width": wide, "height": high, "preserveAspectRatio": "none"}
+            pieces += [
+                el("image", href=match.uri(item, tile), **box),  # type: ignore[arg-type]
+                el("image", href=overlays[item], **box),  # type: ignore[arg-type]
+            ]
+    height = below + 28 + 2 * (tile + 8) + margin
+    return str(
+        el(
+            "svg",
+            el("rect", width=width, height=height, fill=_PAPER),
+            pieces,
+            xmlns="http://www.w3.org/2000/svg",
+            viewBox=f"0 0 {width} {height}",
+            width=width,
+            height=height,
+        )
+    )
+
+
+def svg_to_png(svg: str, zoom: int = 2) -> bytes:
+    """The drawing as PNG, ``zoom`` times as large; the same bytes on every machine.
+
+    Letters come from the font that Pillow brings along: without any font resvg leaves text out and says nothing.
+
+    Raises:
+        OSError: Pillow was built without FreeType and brings no font.
+    """
+    font = ImageFont.load_default(12)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise OSError("Pillow was built without FreeType, so there is no font to write with: install its usual build")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "font.ttf"
+        path.write_bytes(font.font_bytes)
+        family = str(font.getname()[0])
+        return bytes(
+            resvg_py.svg_to_bytes(
+                svg_string=svg, zoom=zoom, skip_system_fonts=True, font_files=[str(path)], font_family=family
+            )
+        )
+
+
+def _text(x: float, y: float, content: str, size: int, color: str = _INK) -> Html:
+    return el("text", content, x=x, y=y, font_size=size, fill=color)
+
+
+def _short(name: str, most: int = 42) -> str:
+    return name if len(name) <= most else f"...{name[-most + 3 :]}"
