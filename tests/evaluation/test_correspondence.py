@@ -164,18 +164,36 @@ def small(contribution: list[list[float]]) -> MatchExplanation:
     return MatchExplanation(float(values.sum()), "mean", a, b, values, a, b)
 
 
-def test_strongest_pairs() -> None:
-    found = small([[0.5, 0.4], [0.3, 0.1], [-0.2, -0.1]])
+def test_strongest_pairs_are_beyond_their_shares() -> None:
+    found = small([[0.5, 0.1], [0.1, 0.3], [0.0, 0.0]])
+    np.testing.assert_allclose(found.specific, [[0.14, -0.14], [-0.14, 0.14], [0, 0]], atol=1e-12)
     assert [(one.a, one.b, one.contribution) for one in found.strongest(5)] == [
         ((0, 0), (0, 0), 0.5),
-        ((0, 1), (1, 0), 0.1),
+        ((0, 1), (1, 0), 0.3),
     ]
-    assert [one.contribution for one in found.strongest(3, each_patch_once=False)] == [0.5, 0.4, 0.3]
-    assert found.strongest(0) == ()
-    np.testing.assert_allclose(found.similarity_a, [[0.9, 0.4, -0.3]])
+    assert found.strongest(0) == () and len(found.strongest(1)) == 1
+    np.testing.assert_allclose(found.similarity_a, [[0.6, 0.4, 0.0]])
     np.testing.assert_allclose(found.similarity_b, [[0.6], [0.4]])
     with pytest.raises(ValueError, match="negative"):
         found.strongest(-1)
+
+
+def test_a_patch_may_stand_in_several_pairs_if_asked() -> None:
+    found = small([[0.5, 0.4, -0.2], [-0.1, 0.0, 0.6]])
+    once, often = found.strongest(6), found.strongest(6, each_patch_once=False)
+    assert len({one.a for one in once}) == len(once) and len({one.b for one in once}) == len(once)
+    assert [one.a for one in often].count((0, 0)) == 2
+    assert sorted((one.specific for one in often), reverse=True) == [one.specific for one in often]
+
+
+def test_specific_contributions_have_no_margins() -> None:
+    found = explain_pair(make("attention", 8), *pictures(2, 16, seed=9))
+    np.testing.assert_allclose(found.specific.sum(0), 0, atol=1e-12)
+    np.testing.assert_allclose(found.specific.sum(1), 0, atol=1e-12)
+    product = np.outer(found.similarity_a, found.similarity_b) / found.contribution.sum()
+    np.testing.assert_allclose(found.specific + product, found.contribution, atol=1e-12)
+    opposed = small([[0.5, -0.5], [0.1, -0.1]])
+    np.testing.assert_array_equal(opposed.specific, opposed.contribution)
 
 
 def test_json_says_the_same() -> None:

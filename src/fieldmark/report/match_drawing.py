@@ -184,7 +184,7 @@ def match_svg(match: Match) -> str:
     )
 
 
-def svg_to_png(svg: str, zoom: int = 2) -> bytes:
+def svg_to_png(svg: str, zoom: int = 1) -> bytes:
     """The drawing as PNG, ``zoom`` times as large; the same bytes on every machine.
 
     Letters come from the font that Pillow brings along: without any font resvg leaves text out and says nothing.
