@@ -156,7 +156,7 @@ def match_svg(match: Match) -> str:
     columns = (
         ("Attention", "what each patch weighs", [share_overlay(one) for one in match.attentions]),
         ("Similarity", "what each patch carries of the cosine", similarity_overlays(match)),
-        ("Difference", "red keeps them apart, blue draws together", signed_overlays(match.differences)),
+        ("Difference", "red: apart, blue: together", signed_overlays(match.differences)),
     )
     step = (width - 2 * margin - tile) / 2
     for k, (title, note, overlays) in enumerate(columns):
