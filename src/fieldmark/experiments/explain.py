@@ -76,7 +76,7 @@ def run_explain(a: Path, b: Path, config: ExplainConfig) -> Explained:
     if not config.run:
         raise ValueError("no encoder given: set --run to the folder of a run or of a saved encoder")
     run = Path(config.run)
-    if any((folder / EMBEDDER_FILE).is_file() for folder in (run, run / "embedder", run / "encoder")):
+    if any((folder / EMBEDDER_FILE).is_file() for folder in (run, run / "encoder")):
         raise ValueError(
             f"{run} is a universal embedder: its embedding is a state of the language model, which is no sum over "
             "patches, so there is no exact decomposition. Those of fieldmark train saga and train metric have one"
