@@ -1,0 +1,109 @@
+"""Adding and deleting items; only for who has the token."""
+
+import hashlib
+import math
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from fieldmark.search.encoders import EncoderInput
+from fieldmark.search.index import Index
+from fieldmark.search.schema import Row, picture_id, rows_table
+from fieldmark.search.service.batching import EncoderQueue
+from fieldmark.search.service.confinement import remove_below, write_below
+from fieldmark.search.service.decoding import DecodePool
+from fieldmark.search.service.errors import Refusal, overloaded
+
+FOLDER = "added"
+"""Below the collection's root: pictures that came through the service, named by the hash of their content."""
+_ENDINGS = {
+    "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "BMP": "bmp", "DIB": "bmp", "TIFF": "tif",
+    "PPM": "ppm", "AVIF": "avif", "JPEG2000": "jp2",
+}  # fmt: skip
+
+
+class Changes:
+    """Changes of an index. Methods may be called from many threads; one change is made at a time."""
+
+    def __init__(self, index: Index, queue: EncoderQueue, pool: DecodePool) -> None:
+        self._index = index
+        self._queue = queue
+        self._pool = pool
+        self._one = threading.Lock()
+
+    def add(self, content: bytes, metadata: Mapping[str, Any]) -> tuple[Row, bool]:
+        """Keep a picture below the root and its row in the index; returns the row, and whether it is new.
+
+        The file is written before the row, so that no row is without its picture; if the row cannot be written, the
+        file goes again.
+
+        Raises:
+            Refusal: 422 for metadata that the index has no column for; what decoding and the queue raise; 503 if
+                another process writes to the index.
+        """
+        checked = self._checked(metadata)
+        pixels, decoded = self._pool.square(content, self._queue.decode_size())
+        digest = hashlib.sha256(content).hexdigest()
+        name = f"{digest[:32]}.{_ENDINGS.get(decoded.format, 'img')}"
+        path = f"{FOLDER}/{name}"
+        known = self._index.get(picture_id(path))
+        if known is not None:
+            return known, False
+        vectors = self._queue.embed([EncoderInput(pixels)])
+        row = Row(picture_id(path), path, len(content), digest, decoded.width, decoded.height, checked)
+        with self._one:
+            known = self._index.get(row.id)
+            if known is not None:
+                return known, False
+            is_new_file = write_below(self._index.root, FOLDER, name, content)
+            try:
+                self._index.append(rows_table(self._index.table.schema, [row], vectors))
+            except BaseException as error:
+                if is_new_file:
+                    remove_below(self._index.root, path)
+                raise _busy(error) from error
+        return row, True
+
+    def delete(self, id: str) -> None:
+        """Remove a row; its file only if it came through the service. Raises Refusal: 404, or 503 as `add`."""
+        with self._one:
+            row = self._index.get(id)
+            if row is None:
+                raise Refusal(404, "not_found", "there is no item with this id")
+            try:
+                self._index.delete([id])
+            except ValueError as error:
+                raise _busy(error) from error
+            if row.path.startswith(f"{FOLDER}/"):
+                remove_below(self._index.root, row.path)
+
+    def _checked(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        known = self._index.facts.metadata
+        checked: dict[str, Any] = dict.fromkeys(known)
+        for name, value in metadata.items():
+            kind = known.get(name)
+            if kind is None:
+                raise Refusal(422, "bad_query", f"the index has no metadata column {name[:80]!r}")
+            if not _fits(value, kind):
+                raise Refusal(422, "bad_query", f"the metadata column {name!r} holds {kind}, not this value")
+            checked[name] = float(value) if kind == "float64" and value is not None else value
+        return checked
+
+
+def _fits(value: Any, kind: str) -> bool:
+    if value is None:
+        return True
+    if kind == "string":
+        return isinstance(value, str) and len(value) <= 10_000 and "\0" not in value
+    if kind == "bool" or isinstance(value, bool):
+        return kind == "bool" and isinstance(value, bool)
+    if kind == "int64":
+        return isinstance(value, int) and -(2**63) <= value < 2**63
+    if isinstance(value, int):  # what a float64 cannot hold at all would raise
+        return -(2**63) <= value < 2**63
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _busy(error: BaseException) -> BaseException:
+    """The index's lock is taken: come back. Anything else stays what it is."""
+    return overloaded("another process writes to the index", 5) if isinstance(error, ValueError) else error

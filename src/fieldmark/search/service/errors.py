@@ -1,0 +1,30 @@
+"""What the service refuses, as one exception that becomes one shape of answer."""
+
+
+class Refusal(Exception):
+    """A request that gets an answer other than 200.
+
+    Attributes:
+        status: HTTP status, 4xx or 503.
+        code: one word for programs, e.g. "bad_picture".
+        message: a sentence for people. Plain text; it is sent as JSON and never becomes HTML.
+        retry_after: seconds after which another try makes sense; None where it makes none.
+    """
+
+    def __init__(self, status: int, code: str, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.retry_after = retry_after
+
+
+def overloaded(what: str, retry_after: float) -> Refusal:
+    """503: `what` is full; try again after so many seconds (rounded up, 1 at least, 60 at most)."""
+    seconds = min(60, max(1, int(retry_after + 0.999)))
+    return Refusal(503, "overloaded", f"{what}: try again in {seconds} s", seconds)
+
+
+def error_body(code: str, message: str, request_id: str) -> dict[str, dict[str, str]]:
+    """The JSON of every answer that is no success."""
+    return {"error": {"code": code, "message": message, "request_id": request_id}}

@@ -1,0 +1,176 @@
+"""What goes over the wire, as OpenAPI documents it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+Id = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", description="id of an item of the index")]
+Weight = Annotated[FiniteFloat, Field(ge=-10, le=10)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class PartIn(_Strict):
+    """One thing to look for: a picture of this request, words, both together, or an item of the index."""
+
+    weight: Weight = Field(1.0, description="how much it counts; negative leads away from it")
+    image: int | None = Field(None, ge=0, le=63, description="number of the request's picture, from 0")
+    text: str | None = Field(None, min_length=1, description="words, for encoders that read them")
+    id: Id | None = None
+
+
+class SearchIn(_Strict):
+    """A query. At least one part with a positive weight, or one example in `more_like`."""
+
+    parts: list[PartIn] = Field([], max_length=64)
+    more_like: list[Id] = Field([], max_length=64, description="items that are wanted more of")
+    less_like: list[Id] = Field([], max_length=64, description="items that are wanted less of")
+    where: str | None = Field(None, description="condition on columns, e.g. genus = 'Corvus' AND width >= 500")
+    k: int = Field(20, ge=1, le=10_000, description="results wanted")
+
+
+class PictureOrItem(_Strict):
+    """A picture of this request, or an item of the index."""
+
+    image: int | None = Field(None, ge=0, le=63)
+    id: Id | None = None
+
+
+class ExplainIn(_Strict):
+    """Two pictures whose match is to be explained."""
+
+    a: PictureOrItem
+    b: PictureOrItem
+
+
+class AddIn(_Strict):
+    """Values of the new item's metadata columns; those that are left out stay empty."""
+
+    metadata: dict[str, str | int | FiniteFloat | bool | None] = Field({}, max_length=256)
+
+
+class Hit(BaseModel):
+    """One result."""
+
+    rank: int
+    id: str
+    path: str
+    score: float = Field(description="cosine similarity to the query, from -1 to 1")
+    metadata: dict[str, Any]
+
+
+class SearchOut(BaseModel):
+    """Results, best first."""
+
+    hits: list[Hit]
+    seconds: float = Field(description="time in the encoder's queue, the encoder and the index")
+
+
+class ItemOut(BaseModel):
+    """One item of the index."""
+
+    id: str
+    path: str
+    size: int
+    hash: str
+    width: int
+    height: int
+    metadata: dict[str, Any]
+
+
+class ItemsOut(BaseModel):
+    """Some items."""
+
+    items: list[ItemOut]
+
+
+class AddOut(BaseModel):
+    """The item; `added` is false if it was in the index already."""
+
+    added: bool
+    item: ItemOut
+
+
+class DeleteOut(BaseModel):
+    """What was deleted."""
+
+    deleted: str
+
+
+class Pair(BaseModel):
+    """A region of either picture, as (row, column), and what they carry together of the cosine."""
+
+    a: tuple[int, int]
+    b: tuple[int, int]
+    contribution: float
+
+
+class ExplainOut(BaseModel):
+    """Where the similarity of two pictures comes from. Rows of grids from top to bottom, columns from the left."""
+
+    cosine: float
+    pooler: str
+    grid_a: tuple[int, int]
+    grid_b: tuple[int, int]
+    attention_a: list[list[float]] = Field(description="weight of each region in the embedding; sums to 1")
+    attention_b: list[list[float]]
+    similarity_a: list[list[float]] = Field(
+        description="what each region of a carries with all of b; sums to the cosine"
+    )
+    similarity_b: list[list[float]]
+    difference_a: list[list[float]] = Field(description="what keeps the two apart; a and b sum to 1 - cosine")
+    difference_b: list[list[float]]
+    correspondences: list[Pair] = Field(description="pairs of regions that carry most")
+    contribution: list[list[float]] | None = Field(
+        description="(regions of a, regions of b), row-major; sums to the cosine. Null for grids with very many regions"
+    )
+
+
+class Facet(BaseModel):
+    """A column and its most frequent values."""
+
+    column: str
+    values: list[str]
+
+
+class About(BaseModel):
+    """What the page needs to know of the service."""
+
+    name: str
+    rows: int
+    encoder: str
+    reads_words: bool
+    explains: bool
+    writable: bool
+    columns: dict[str, str]
+    facets: list[Facet]
+    max_picture_bytes: int
+    max_pictures: int
+    max_parts: int
+    max_results: int
+    max_text: int
+
+
+class Health(BaseModel):
+    """Whether the service works."""
+
+    status: Literal["ok"]
+    rows: int | None = Field(default=None, description="left out where the token is needed and was not sent")
+    encoder: str | None = None
+    version: str | None = None
+
+
+class ErrorText(BaseModel):
+    """Why there is no answer."""
+
+    code: str
+    message: str
+    request_id: str
+
+
+class ErrorOut(BaseModel):
+    """Every answer that is no success."""
+
+    error: ErrorText
