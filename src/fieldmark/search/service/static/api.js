@@ -1,0 +1,79 @@
+// The service's answers; everything that is no answer is a ServiceError.
+
+const TOKEN = "fieldmark-token";
+
+export class ServiceError extends Error {
+  constructor(code, message, retryAfter = 0) {
+    super(message);
+    this.code = code;
+    this.retryAfter = retryAfter;
+  }
+}
+
+export function setToken(token) {
+  sessionStorage.setItem(TOKEN, token);
+}
+
+function headers() {
+  const token = sessionStorage.getItem(TOKEN);
+  return token ? { Authorization: `Bearer ${token}` } : {};
+}
+
+async function ask(path, options = {}) {
+  let answer;
+  try {
+    answer = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ServiceError("no_answer", "The service does not answer. Is it still running?");
+  }
+  if (answer.ok) return answer;
+  let said = {};
+  try {
+    said = (await answer.json()).error || {};
+  } catch {
+    // a proxy's page, or uvicorn's own refusal
+  }
+  const message = said.message || `The service answered with status ${answer.status}.`;
+  const busy = answer.status === 503 ? "overloaded" : "refused";
+  throw new ServiceError(said.code || busy, message, Number(answer.headers.get("Retry-After")) || 0);
+}
+
+export async function get(path) {
+  return (await ask(path)).json();
+}
+
+// pictures: blobs, in the order in which the query counts them.
+export async function post(path, query, pictures, signal) {
+  let body = JSON.stringify(query);
+  const options = { method: "POST", signal, headers: { "Content-Type": "application/json" } };
+  if (pictures.length) {
+    const form = new FormData();
+    form.append("query", body);
+    for (const picture of pictures) form.append("image", picture, "picture");
+    body = form;
+    options.headers = {}; // the browser says where the parts end
+  }
+  return (await ask(path, { ...options, body })).json();
+}
+
+// An <img> cannot send a token: with one, pictures are fetched.
+export async function show(image, path) {
+  if (!sessionStorage.getItem(TOKEN)) {
+    image.src = path;
+    return;
+  }
+  try {
+    showBlob(image, await (await ask(path)).blob());
+  } catch {
+    image.classList.add("missing");
+  }
+}
+
+export function showBlob(image, blob) {
+  const address = URL.createObjectURL(blob);
+  const free = () => URL.revokeObjectURL(address);
+  image.addEventListener("load", free, { once: true });
+  image.addEventListener("error", free, { once: true });
+  image.src = address;
+}

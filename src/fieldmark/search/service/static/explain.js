@@ -1,0 +1,141 @@
+// The dialog that shows why two pictures match: heat over both, and the pairs of regions that carry most.
+
+import { post, show, showBlob } from "/page/api.js";
+import { byId, el, nameOf, problem } from "/page/elements.js";
+import { find } from "/page/store.js";
+
+const VIEWS = [
+  ["similarity", "What makes them alike"],
+  ["difference", "What keeps them apart"],
+  ["attention", "Where the encoder looks"],
+];
+const LEAST = 0.005; // of the cosine: pairs that carry less would be shown as 0.00
+
+// other: {kind: "item" | "picture", value} of the query, or null. hit: the result, with id, path, score and metadata.
+export async function fillExplanation(other, hit, about) {
+  const body = byId("explanation-body");
+  const full = el("a", { href: `/items/${hit.id}/image`, target: "_blank", rel: "noopener" }, "Full size");
+  if (!about.explains || !other) {
+    const why = about.explains
+      ? "A query of words alone has no picture to compare with."
+      : "Matches of this encoder cannot be split over regions.";
+    body.replaceChildren(figure(itemImage(hit), hit.path).box, el("p", { class: "soft" }, why), facts(hit), el("p", {}, full));
+    return;
+  }
+  body.replaceChildren(el("p", { class: "soft", role: "status" }, "Asking the encoder …"));
+  const pictures = [];
+  const query = { a: { id: other.value }, b: { id: hit.id } };
+  const image = el("img", { alt: "The picture that was asked for" });
+  if (other.kind === "picture") {
+    const blob = await find(other.value);
+    if (!blob) {
+      body.replaceChildren(problem("The picture is not in this browser", "The link was made with a picture that was dropped elsewhere."));
+      return;
+    }
+    query.a = { image: 0 };
+    pictures.push(blob);
+    showBlob(image, blob);
+  } else {
+    show(image, `/items/${other.value}/image`);
+  }
+  let found;
+  try {
+    found = await post("/explain", query, pictures);
+  } catch (error) {
+    body.replaceChildren(problem("No explanation", error.message));
+    return;
+  }
+  const a = figure(image, "Asked for");
+  const b = figure(itemImage(hit), hit.path);
+  draw(body, found, a, b, [facts(hit), el("p", {}, full)]);
+}
+
+function draw(body, found, a, b, rest) {
+  let view = "similarity";
+  let chosen = null;
+  const paint = () => {
+    const marked = chosen === null ? null : carrying[chosen];
+    heat(a.canvas, found[`${view}_a`], marked?.a);
+    heat(b.canvas, found[`${view}_b`], marked?.b);
+    buttons.forEach((one, number) => one.setAttribute("aria-pressed", String(number === chosen)));
+  };
+  const radios = VIEWS.map(([name, label]) =>
+    el("label", {}, el("input", { type: "radio", name: "view", value: name, checked: name === view, onchange: () => { view = name; paint(); } }), label));
+  const carrying = found.correspondences.filter((pair) => pair.contribution >= LEAST);
+  const buttons = carrying.map((pair, number) =>
+    el("button", { type: "button", onclick: () => { chosen = chosen === number ? null : number; paint(); } },
+      `${place(pair.a, found.grid_a)} ↔ ${place(pair.b, found.grid_b)}: ${pair.contribution.toFixed(2)}`));
+  follow(a.canvas, found, 0, (regions) => heat(b.canvas, regions, null), paint);
+  follow(b.canvas, found, 1, (regions) => heat(a.canvas, regions, null), paint);
+  body.replaceChildren(
+    el("p", {}, "Similarity ", el("b", {}, found.cosine.toFixed(3)), ": the sum of what all pairs of regions carry."),
+    el("fieldset", { class: "views" }, el("legend", {}, "Show"), radios),
+    el("div", { class: "duo" }, a.box, b.box),
+    el("h3", { id: "pairs-title" }, carrying.length ? "Pairs of regions that carry most" : "No pair of regions stands out"),
+    el("ol", { class: "pairs", "aria-labelledby": "pairs-title" }, buttons.map((one) => el("li", {}, one))),
+    ...rest,
+  );
+  paint();
+}
+
+function figure(image, caption) {
+  const canvas = el("canvas", { "aria-hidden": "true" });
+  return { canvas, box: el("figure", {}, el("div", { class: "layers" }, image, canvas), el("figcaption", {}, caption)) };
+}
+
+function itemImage(hit) {
+  const image = el("img", { alt: `Result: ${nameOf(hit.path)}` });
+  show(image, `/items/${hit.id}/image`);
+  return image;
+}
+
+function facts(hit) {
+  const known = Object.entries(hit.metadata).filter(([, value]) => value !== null);
+  return el("p", { class: "soft small" }, known.map(([name, value]) => `${name}: ${value}`).join(" · "));
+}
+
+function place([row, column], [rows, columns]) {
+  const vertical = row < rows / 3 ? "top" : row >= (2 * rows) / 3 ? "bottom" : "middle";
+  const horizontal = column < columns / 3 ? "left" : column >= (2 * columns) / 3 ? "right" : "centre";
+  return `${vertical} ${horizontal} (${row + 1}, ${column + 1})`;
+}
+
+// Positive values warm, negative ones blue; the picture under a value of 0 stays as it is.
+function heat(canvas, grid, marked) {
+  const rows = grid.length;
+  const columns = grid[0].length;
+  const most = Math.max(1e-12, ...grid.flat().map(Math.abs));
+  const small = el("canvas", { width: columns, height: rows });
+  const pixels = new ImageData(columns, rows);
+  grid.flat().forEach((value, i) => {
+    const strength = Math.abs(value) / most;
+    pixels.data.set(value > 0 ? [255, 110, 20, 200 * strength] : [40, 110, 255, 200 * strength], 4 * i);
+  });
+  small.getContext("2d").putImageData(pixels, 0, 0);
+  canvas.width = canvas.height = 384;
+  const context = canvas.getContext("2d");
+  context.drawImage(small, 0, 0, canvas.width, canvas.height);
+  if (!marked) return;
+  context.lineWidth = 3;
+  for (const [colour, inset] of [["#000", 1.5], ["#fff", 4.5]]) {
+    context.strokeStyle = colour;
+    context.strokeRect((marked[1] * canvas.width) / columns + inset, (marked[0] * canvas.height) / rows + inset,
+      canvas.width / columns - 2 * inset, canvas.height / rows - 2 * inset);
+  }
+}
+
+// The pointer over a region of one picture shows what this region carries with each region of the other.
+function follow(canvas, found, side, paintOther, back) {
+  if (!found.contribution) return;
+  const [rows, columns] = side === 0 ? found.grid_a : found.grid_b;
+  const [otherRows, otherColumns] = side === 0 ? found.grid_b : found.grid_a;
+  canvas.addEventListener("pointermove", (event) => {
+    const box = canvas.getBoundingClientRect();
+    const row = Math.min(rows - 1, Math.max(0, Math.floor(((event.clientY - box.top) / box.height) * rows)));
+    const column = Math.min(columns - 1, Math.max(0, Math.floor(((event.clientX - box.left) / box.width) * columns)));
+    const at = row * columns + column;
+    const values = side === 0 ? found.contribution[at] : found.contribution.map((line) => line[at]);
+    paintOther(Array.from({ length: otherRows }, (_, i) => values.slice(i * otherColumns, (i + 1) * otherColumns)));
+  });
+  canvas.addEventListener("pointerleave", back);
+}

@@ -1,0 +1,352 @@
+// The page: the state is in the address, every change searches again.
+
+import { get, post, setToken, show } from "/page/api.js";
+import { byId, el, nameOf, problem } from "/page/elements.js";
+import { fillExplanation } from "/page/explain.js";
+import { drawQuery } from "/page/query.js";
+import { asksForSomething, emptyState, fromAddress, pictureOfQuery, toAddress, toRequest } from "/page/state.js";
+import { find, keep } from "/page/store.js";
+
+const PATIENT_MS = 150; // a search that is quicker shows no placeholders
+const TRIES = 3;
+let about = null;
+let state = fromAddress(location.search);
+let hits = [];
+let running = null;
+let lastFocus = null;
+
+function change(edit) {
+  const next = structuredClone(state);
+  edit(next);
+  next.explain = "";
+  go(next);
+}
+
+function go(next) {
+  state = next;
+  history.pushState(null, "", toAddress(state));
+  refresh();
+}
+
+function refresh() {
+  drawQuery(state, about, change);
+  search();
+}
+
+// ---- searching
+
+async function search(tries = 0) {
+  running?.abort();
+  const controller = (running = new AbortController());
+  byId("problem").replaceChildren();
+  byId("nothing").hidden = true;
+  byId("start").hidden = asksForSomething(state);
+  document.title = title();
+  if (!asksForSomething(state)) {
+    hits = [];
+    byId("grid").replaceChildren();
+    byId("grid").removeAttribute("aria-busy");
+    byId("status").textContent = "";
+    closeExplanation();
+    return;
+  }
+  byId("grid").setAttribute("aria-busy", "true");
+  byId("status").textContent = "Searching …";
+  const placeholders = setTimeout(() => byId("grid").replaceChildren(...skeletons(state.k)), PATIENT_MS);
+  try {
+    const { query, keys } = toRequest(state, about.columns);
+    const pictures = await Promise.all(keys.map(find));
+    if (pictures.includes(null)) {
+      fail(problem("A picture of this link is not in this browser", "Pictures that were dropped are kept by the browser they were dropped in. Drop it again.", removeMissing(keys, pictures)));
+      return;
+    }
+    const found = await post("/search", query, pictures, controller.signal);
+    clearTimeout(placeholders);
+    hits = found.hits;
+    drawHits(found);
+    showExplanation();
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    if (error.code === "overloaded" && tries < TRIES) {
+      waitAndTry(Math.max(1, error.retryAfter), tries, controller);
+      return;
+    }
+    failed(error);
+  } finally {
+    clearTimeout(placeholders);
+    if (running === controller && !controller.waits) byId("grid").removeAttribute("aria-busy");
+  }
+}
+
+function waitAndTry(seconds, tries, controller) {
+  controller.waits = true;
+  byId("status").textContent = `The service is busy. Trying again in ${seconds} s …`;
+  const timer = setTimeout(() => search(tries + 1), 1000 * seconds);
+  controller.signal.addEventListener("abort", () => clearTimeout(timer));
+}
+
+function failed(error) {
+  if (error.code === "token_needed") {
+    fail(tokenForm());
+    return;
+  }
+  const titles = {
+    no_answer: "No answer", overloaded: "The service is busy", no_picture: "This is no picture", bad_picture: "This picture cannot be used",
+    too_large: "Too large", bad_query: "This query cannot be answered", internal: "Something went wrong",
+  };
+  const again = el("button", { type: "button", onclick: () => (about ? search() : begin()) }, "Try again");
+  const box = problem(titles[error.code] || "No result", error.message, again);
+  const aboutPicture = ["no_picture", "bad_picture", "too_large"].includes(error.code);
+  if (aboutPicture) box.append(" ", el("button", { type: "button", onclick: dropPictures }, "Remove the picture"));
+  fail(box);
+}
+
+function fail(content) {
+  hits = [];
+  byId("grid").replaceChildren();
+  byId("status").textContent = "";
+  byId("problem").replaceChildren(content);
+  closeExplanation();
+}
+
+function dropPictures() {
+  change((s) => (s.parts = s.parts.filter((part) => part.kind !== "picture")));
+}
+
+function removeMissing(keys, pictures) {
+  const missing = keys.filter((_, i) => pictures[i] === null);
+  const remove = () => change((s) => (s.parts = s.parts.filter((part) => part.kind !== "picture" || !missing.includes(part.value))));
+  return el("button", { type: "button", onclick: remove }, "Search without it");
+}
+
+function tokenForm() {
+  const form = byId("token-template").content.cloneNode(true).firstElementChild;
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    setToken(form.querySelector("input").value.trim());
+    byId("problem").replaceChildren();
+    begin();
+  });
+  return form;
+}
+
+// ---- results
+
+function drawHits(found) {
+  byId("grid").replaceChildren(...found.hits.map(card));
+  const filtered = state.filters.length > 0 || state.where;
+  byId("nothing").hidden = found.hits.length > 0 || !filtered;
+  const count = found.hits.length === 1 ? "1 result" : `${found.hits.length} results`;
+  byId("status").textContent = `${count} in ${found.seconds.toFixed(2)} s`;
+}
+
+function card(hit) {
+  const name = nameOf(hit.path);
+  const image = el("img", { alt: "", loading: "lazy", width: 256, height: 256 });
+  show(image, `/items/${hit.id}/thumbnail?size=256`);
+  const known = Object.values(hit.metadata).filter((value) => typeof value === "string").slice(0, 2).join(" · ");
+  const like = (kind, other) => () =>
+    change((s) => {
+      s[other] = s[other].filter((id) => id !== hit.id);
+      if (!s[kind].includes(hit.id)) s[kind].push(hit.id);
+    });
+  return el(
+    "li",
+    { class: "card" },
+    el("button", { type: "button", class: "picture", "data-id": hit.id, "aria-label": `Explain the match with ${name}, rank ${hit.rank}, score ${hit.score.toFixed(2)}`, onclick: () => openExplanation(hit.id) }, image),
+    el("div", { class: "card-text" },
+      el("p", { class: "name" }, name),
+      el("p", { class: "facts" }, known),
+      el("p", { class: "score" }, el("meter", { min: 0, max: 1, value: Math.max(0, hit.score), "aria-hidden": "true" }), hit.score.toFixed(3))),
+    el("div", { class: "card-actions" },
+      el("button", { type: "button", "aria-label": `More like ${name}`, onclick: like("more", "less") }, "More like this"),
+      el("button", { type: "button", "aria-label": `Less like ${name}`, onclick: like("less", "more") }, "Less like this")),
+  );
+}
+
+function skeletons(count) {
+  return Array.from({ length: Math.min(12, count) }, () => el("li", { class: "skeleton", "aria-hidden": "true" }));
+}
+
+function title() {
+  const words = state.parts.filter((part) => part.kind === "words").map((part) => part.value);
+  const what = words.join(", ") || (asksForSomething(state) ? "by picture" : "");
+  return what ? `${what} – Fieldmark search` : "Fieldmark search";
+}
+
+// ---- explanation
+
+function openExplanation(id) {
+  lastFocus = id;
+  state = { ...state, explain: id };
+  history.pushState(null, "", toAddress(state));
+  showExplanation();
+}
+
+function showExplanation() {
+  const hit = hits.find((one) => one.id === state.explain);
+  if (!hit) {
+    closeExplanation();
+    return;
+  }
+  const dialog = byId("explanation");
+  if (!dialog.open) dialog.showModal();
+  byId("explanation-title").focus();
+  fillExplanation(pictureOfQuery(state), hit, about);
+}
+
+function closeExplanation() {
+  const dialog = byId("explanation");
+  if (dialog.open) dialog.close();
+}
+
+function closedByHand() {
+  if (state.explain) {
+    state = { ...state, explain: "" };
+    history.pushState(null, "", toAddress(state));
+  }
+  byId("grid").querySelector(`[data-id="${lastFocus}"]`)?.focus();
+}
+
+// ---- what people give
+
+async function addPictures(files) {
+  const box = byId("picture-problem");
+  box.replaceChildren();
+  const free = about.max_pictures - state.parts.filter((part) => part.kind === "picture").length;
+  const wanted = [...files].slice(0, free);
+  if (files.length > free) box.replaceChildren(problem("Too many pictures", `A query has ${about.max_pictures} pictures at most.`));
+  const keys = [];
+  for (const file of wanted) {
+    if (file.size > about.max_picture_bytes) {
+      const megabytes = (about.max_picture_bytes / 2 ** 20).toFixed(0);
+      box.replaceChildren(problem("Too large", `${file.name} is larger than ${megabytes} MB: scale it down.`));
+    } else if (file.size === 0) {
+      box.replaceChildren(problem("Empty", `${file.name} holds nothing.`));
+    } else {
+      keys.push(await keep(file));
+    }
+  }
+  if (keys.length) change((s) => keys.forEach((value) => s.parts.push({ kind: "picture", weight: 1, value })));
+}
+
+function listen() {
+  const drop = byId("drop");
+  byId("file").addEventListener("change", (event) => {
+    addPictures([...event.target.files]);
+    event.target.value = "";
+  });
+  for (const kind of ["dragover", "dragleave", "drop"]) {
+    document.addEventListener(kind, (event) => {
+      if (!event.dataTransfer?.types.includes("Files")) return;
+      event.preventDefault();
+      drop.classList.toggle("over", kind === "dragover");
+      if (kind === "drop") addPictures(event.dataTransfer.files);
+    });
+  }
+  document.addEventListener("paste", (event) => {
+    const files = [...(event.clipboardData?.files || [])];
+    if (files.length) {
+      event.preventDefault();
+      addPictures(files);
+    }
+  });
+  byId("words-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const value = byId("words").value.trim().slice(0, about.max_text);
+    byId("words").value = "";
+    if (value) change((s) => s.parts.push({ kind: "words", weight: 1, value }));
+  });
+  byId("where-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    change((s) => (s.where = byId("where").value.trim()));
+  });
+  byId("count").addEventListener("change", (event) => change((s) => (s.k = Number(event.target.value))));
+  byId("clear").addEventListener("click", () => {
+    go(emptyState());
+    byId("file").focus();
+  });
+  byId("drop-filters").addEventListener("click", () => change((s) => { s.filters = []; s.where = ""; }));
+  byId("close").addEventListener("click", () => byId("explanation").close());
+  byId("explanation").addEventListener("close", closedByHand);
+  addEventListener("popstate", () => {
+    if (!about) return;
+    state = fromAddress(location.search);
+    refresh();
+  });
+}
+
+// ---- light and dark
+
+const THEMES = { "": "Theme: as the system", light: "Theme: light", dark: "Theme: dark" };
+
+function setTheme(name) {
+  if (name) document.documentElement.dataset.theme = name;
+  else delete document.documentElement.dataset.theme;
+  byId("theme").textContent = THEMES[name];
+  try {
+    localStorage.setItem("fieldmark-theme", name);
+  } catch {
+    // without storage the choice lasts as long as the page
+  }
+}
+
+function startTheme() {
+  let stored = "";
+  try {
+    stored = localStorage.getItem("fieldmark-theme") || "";
+  } catch {
+    // see above
+  }
+  setTheme(stored in THEMES ? stored : "");
+  const names = Object.keys(THEMES);
+  byId("theme").addEventListener("click", () => {
+    const now = document.documentElement.dataset.theme || "";
+    setTheme(names[(names.indexOf(now) + 1) % names.length]);
+  });
+}
+
+// ---- the beginning
+
+async function begin() {
+  try {
+    about = await get("/about");
+  } catch (error) {
+    failed(error);
+    return;
+  }
+  byId("problem").replaceChildren();
+  byId("collection").textContent = `${about.rows.toLocaleString("en")} pictures in ${about.name}, encoder ${about.encoder}`;
+  byId("words-form").hidden = !about.reads_words;
+  byId("no-words").hidden = about.reads_words;
+  const columns = Object.entries(about.columns).map(([name, kind]) => `${name} (${kind})`).join(", ");
+  byId("where-help").textContent = `Columns: ${columns || "none"}, width, height, size, path. Example: width >= 64`;
+  const ways = about.reads_words ? "Give pictures, words, or both" : "Give one picture or several";
+  byId("start-text").textContent = about.rows
+    ? `${ways}, and weigh them against each other. A weight below 0 leads away from a part.`
+    : "The index is empty: add pictures with fieldmark index build.";
+  refresh();
+  drawSamples();
+}
+
+async function drawSamples() {
+  let items = [];
+  try {
+    ({ items } = await get("/items?limit=12"));
+  } catch {
+    // the page works without them
+  }
+  byId("samples-title").hidden = items.length === 0;
+  byId("samples").replaceChildren(
+    ...items.map((item) => {
+      const image = el("img", { alt: "" });
+      show(image, `/items/${item.id}/thumbnail?size=256`);
+      const take = () => change((s) => s.parts.push({ kind: "item", weight: 1, value: item.id }));
+      return el("li", {}, el("button", { type: "button", "aria-label": `Look for ${nameOf(item.path)}`, onclick: take }, image));
+    }),
+  );
+}
+
+startTheme();
+listen();
+begin();

@@ -1,0 +1,108 @@
+// The left side of the page: what is looked for.
+
+import { show, showBlob } from "/page/api.js";
+import { byId, el } from "/page/elements.js";
+import { find } from "/page/store.js";
+
+const SHOWN_CHIPS = 8;
+
+// change(edit, quiet): edit the state and search again.
+export function drawQuery(state, about, change) {
+  drawParts(state, change);
+  drawExamples(state, change);
+  drawFilters(state, about, change);
+  if (document.activeElement !== byId("where")) byId("where").value = state.where;
+  if (state.where) byId("expression").open = true;
+  byId("count").value = state.k;
+  const anything = state.parts.length + state.more.length + state.less.length + state.filters.length > 0 || state.where;
+  byId("clear").hidden = !anything;
+}
+
+function drawParts(state, change) {
+  const list = byId("parts");
+  const focused = document.activeElement?.dataset?.part;
+  list.replaceChildren(...state.parts.map((part, number) => drawPart(part, number, change)));
+  list.hidden = !state.parts.length;
+  if (focused !== undefined) list.querySelector(`[data-part="${focused}"]`)?.focus();
+}
+
+function drawPart(part, number, change) {
+  const name = { words: `“${part.value}”`, item: `Item ${part.value.slice(0, 6)}`, picture: `Your picture ${number + 1}` }[part.kind];
+  const output = el("output", {}, part.weight.toFixed(1));
+  const slider = el("input", {
+    type: "range", min: "-1", max: "1", step: "0.1", value: String(part.weight), "aria-label": `Weight of ${name}`, "data-part": String(number),
+    oninput: () => (output.textContent = Number(slider.value).toFixed(1)),
+    onchange: () => change((s) => (s.parts[number].weight = Number(slider.value))),
+  });
+  const remove = el(
+    "button",
+    { type: "button", class: "quiet", "aria-label": `Remove ${name}`, onclick: () => change((s) => s.parts.splice(number, 1)) },
+    "Remove",
+  );
+  return el(
+    "li",
+    { class: part.weight < 0 ? "part negative" : "part" },
+    part.kind === "words" ? el("span", { class: "word", "aria-hidden": "true" }, "Aa") : thumbnail(part),
+    el("span", { class: "name", title: name }, name),
+    remove,
+    el("span", { class: "weight" }, slider, output),
+  );
+}
+
+function thumbnail(part) {
+  const image = el("img", { alt: "" });
+  if (part.kind === "item") show(image, `/items/${part.value}/thumbnail?size=128`);
+  else find(part.value).then((blob) => blob && showBlob(image, blob));
+  return image;
+}
+
+function drawExamples(state, change) {
+  const group = (name, title) =>
+    state[name].length
+      ? el(
+          "div",
+          { class: name },
+          el("h3", { id: `${name}-title` }, title),
+          el("ul", { class: "examples", "aria-labelledby": `${name}-title` }, state[name].map((id) => example(name, title, id, change))),
+        )
+      : null;
+  byId("examples").replaceChildren(...[group("more", "More like these"), group("less", "Less like these")].filter(Boolean));
+}
+
+function example(name, title, id, change) {
+  const image = el("img", { alt: `Item ${id.slice(0, 6)}` });
+  show(image, `/items/${id}/thumbnail?size=128`);
+  const remove = () => change((s) => (s[name] = s[name].filter((other) => other !== id)));
+  return el(
+    "li",
+    { class: "example" },
+    image,
+    el("button", { type: "button", "aria-label": `Remove item ${id.slice(0, 6)} from ${title}`, onclick: remove }, "×"),
+  );
+}
+
+function drawFilters(state, about, change) {
+  const focused = document.activeElement?.dataset?.chip;
+  const opened = new Set([...byId("filters").querySelectorAll("details[open]")].map((one) => one.dataset.column));
+  byId("filters").replaceChildren(
+    ...about.facets.map(({ column, values }) => {
+      const chips = values.map((value) => chip(state, column, value, change));
+      const rest = chips.slice(SHOWN_CHIPS);
+      const more = rest.length
+        ? el("details", { "data-column": column, open: opened.has(column) || rest.some((one) => one.ariaPressed === "true") },
+            el("summary", {}, `${rest.length} more of ${column}`), el("div", { class: "chips" }, rest))
+        : null;
+      return el("fieldset", {}, el("legend", {}, column), el("div", { class: "chips" }, chips.slice(0, SHOWN_CHIPS)), more);
+    }),
+  );
+  if (focused) [...byId("filters").querySelectorAll("button")].find((one) => one.dataset.chip === focused)?.focus();
+}
+
+function chip(state, column, value, change) {
+  const same = (one) => one.column === column && one.value === value;
+  const chosen = state.filters.some(same);
+  const toggle = () => change((s) => (s.filters = chosen ? s.filters.filter((one) => !same(one)) : [...s.filters, { column, value }]));
+  const made = el("button", { type: "button", class: "chip", title: value, "data-chip": `${column}:${value}`, onclick: toggle }, value);
+  made.setAttribute("aria-pressed", String(chosen));
+  return made;
+}
