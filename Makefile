@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-distributed test-fault lint evidence tiny-model tiny-embedder bench bench-gpu clean
+.PHONY: help install demo serve-demo screenshots test test-slow test-distributed test-fault lint evidence tiny-model tiny-embedder bench bench-gpu clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP) ## train, compare and report on the bundled picture world, without a GPU
 	$(BIN)/fieldmark demo $(ARGS)
+
+serve-demo: $(STAMP) ## search the demo's pictures in the browser (make demo comes first)
+	$(BIN)/fieldmark demo serve $(ARGS)
+
+screenshots: $(STAMP) ## pictures of each state of the search page, into docs/images/
+	$(BIN)/python tests/search/screenshots.py $(ARGS)
 
 test: $(STAMP) ## the tests of every day
 	@$(PYTEST) $(ARGS)

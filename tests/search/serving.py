@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from fieldmark.models.backbone import load_backbone
 from fieldmark.models.bundled import bundled_path
 from fieldmark.models.pooler import build_pooler
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
-from fieldmark.search.encoders import EncoderInput, SearchEncoder, load_search_encoder
+from fieldmark.search.encoders import EncoderInput, SearchEncoder
 from fieldmark.search.index import Index
 from fieldmark.search.schema import Row, picture_id, rows_table
 from fieldmark.search.service.app import build_app
-from fieldmark.search.service.config import ServiceConfig
+from fieldmark.search.service.config import Limits, ServiceConfig
 from fieldmark.search.service.server import make_server
 
 TOKEN = "a-token-for-the-tests-0123456789"
@@ -98,4 +99,39 @@ def png(pixels: np.ndarray | tuple[int, int, int], side: int = 32) -> bytes:
     return file.getvalue()
 
 
-__all__ = ["TOKEN", "Index", "build_app", "load_search_encoder", "make_collection", "png", "running", "save_encoder"]
+@dataclass(frozen=True)
+class Served:
+    """A server that runs.
+
+    Attributes:
+        url: its address.
+        index: what it serves.
+        ids: of all items, in the order of their paths.
+    """
+
+    url: str
+    index: Index
+    ids: tuple[str, ...]
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+
+LIMITS = Limits(
+    picture_bytes=2**20,
+    picture_pixels=4_000_000,
+    pictures=3,
+    body_seconds=3.0,
+    decode_seconds=5.0,
+    decode_memory_mb=256,
+)
+
+
+@contextlib.contextmanager
+def serve(index: Index, encoder: SearchEncoder, limits: Limits = LIMITS, **settings: Any) -> Iterator[Served]:
+    """The service on an index, with TOKEN."""
+    config = ServiceConfig(index=str(index.path), port=settings.pop("port", 0), limits=limits, **settings)
+    with running(build_app(index, encoder, config, TOKEN), config) as url:
+        rows = sorted((row["path"], row["id"]) for batch in index.scan(["id", "path"]) for row in batch.to_pylist())
+        yield Served(url, index, tuple(id for _, id in rows))

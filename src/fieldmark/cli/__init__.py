@@ -22,6 +22,7 @@ from fieldmark.cli import (  # noqa: F401  # they register their commands
     multimodal_commands,
     prompt_commands,
     search_commands,
+    serve_commands,
     vocabulary_commands,
 )
 from fieldmark.cli.commands import COMMANDS, Command

@@ -64,6 +64,7 @@ def run_demo(config: DemoConfig) -> Path:
         settings={key: summary[key] for key in ("seed", "world", "versions", "command", "seconds")},
     )
     print(f"\n{_table(summary)}\n\nReport: {report}\nFigures: {out / 'results.json'}")
+    print(f"Search its pictures in the browser: make serve-demo (or fieldmark demo serve --out {out})")
     return report
 
 

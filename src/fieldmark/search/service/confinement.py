@@ -26,11 +26,10 @@ def open_below(root: Path, relative: str) -> BinaryIO:
             number = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         except (OSError, ValueError):
             raise _missing() from None
-    file = os.fdopen(number, "rb")
     if not stat.S_ISREG(os.fstat(number).st_mode):
-        file.close()
+        os.close(number)
         raise _missing()
-    return file
+    return os.fdopen(number, "rb")
 
 
 def write_below(root: Path, folder: str, name: str, content: bytes) -> bool:
@@ -65,8 +64,13 @@ def write_below(root: Path, folder: str, name: str, content: bytes) -> bool:
 
 def remove_below(root: Path, relative: str) -> None:
     """Delete a file below `root`; it may be gone already. Raises as `open_below`."""
-    with _folder_below(root, relative) as (folder, name), contextlib.suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=folder)
+    with _folder_below(root, relative) as (folder, name):
+        try:
+            os.unlink(name, dir_fd=folder)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError):
+            raise _missing() from None
 
 
 @contextlib.contextmanager

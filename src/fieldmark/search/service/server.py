@@ -1,6 +1,7 @@
 """Running the service: `fieldmark serve`."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -78,7 +79,8 @@ def serve(config: ServiceConfig) -> None:
         print(line, file=sys.stderr, flush=True)
     server = make_server(app, config)
     try:
-        asyncio.run(server.serve())
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(server.serve())
     except SystemExit as stop:  # uvicorn's answer to an address that it cannot have; it has logged why
         raise ValueError(f"cannot listen on {config.host}:{config.port}: choose another --port") from stop
     if not server.started:

@@ -159,8 +159,8 @@ function card(hit) {
       el("p", { class: "facts" }, known),
       el("p", { class: "score" }, el("meter", { min: 0, max: 1, value: Math.max(0, hit.score), "aria-hidden": "true" }), hit.score.toFixed(3))),
     el("div", { class: "card-actions" },
-      el("button", { type: "button", "aria-label": `More like ${name}`, onclick: like("more", "less") }, "More like this"),
-      el("button", { type: "button", "aria-label": `Less like ${name}`, onclick: like("less", "more") }, "Less like this")),
+      el("button", { type: "button", "aria-label": `More like this: ${name}`, onclick: like("more", "less") }, "More like this"),
+      el("button", { type: "button", "aria-label": `Less like this: ${name}`, onclick: like("less", "more") }, "Less like this")),
   );
 }
 

@@ -5,6 +5,7 @@ import { byId, el } from "/page/elements.js";
 import { find } from "/page/store.js";
 
 const SHOWN_CHIPS = 8;
+const OPEN_FACETS = 3;
 
 // change(edit, quiet): edit the state and search again.
 export function drawQuery(state, about, change) {
@@ -85,14 +86,16 @@ function drawFilters(state, about, change) {
   const focused = document.activeElement?.dataset?.chip;
   const opened = new Set([...byId("filters").querySelectorAll("details[open]")].map((one) => one.dataset.column));
   byId("filters").replaceChildren(
-    ...about.facets.map(({ column, values }) => {
+    ...about.facets.map(({ column, values }, place) => {
       const chips = values.map((value) => chip(state, column, value, change));
       const rest = chips.slice(SHOWN_CHIPS);
       const more = rest.length
         ? el("details", { "data-column": column, open: opened.has(column) || rest.some((one) => one.ariaPressed === "true") },
             el("summary", {}, `${rest.length} more of ${column}`), el("div", { class: "chips" }, rest))
         : null;
-      return el("fieldset", {}, el("legend", {}, column), el("div", { class: "chips" }, chips.slice(0, SHOWN_CHIPS)), more);
+      const open = place < OPEN_FACETS || opened.has(`all ${column}`) || state.filters.some((one) => one.column === column);
+      return el("details", { "data-column": `all ${column}`, open }, el("summary", {}, column.replaceAll("_", " ")),
+        el("div", { class: "chips", role: "group", "aria-label": column }, chips.slice(0, SHOWN_CHIPS)), more);
     }),
   );
   if (focused) [...byId("filters").querySelectorAll("button")].find((one) => one.dataset.chip === focused)?.focus();

@@ -1,0 +1,68 @@
+"""A browser for tests and screenshots: the chromium of the system, driven by playwright."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+def find_chromium() -> str:
+    """Where it is. Raises LookupError if it is not installed."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        raise LookupError("chromium is not installed (Debian: apt-get install chromium)")
+    return found
+
+
+@contextlib.contextmanager
+def open_browser() -> Iterator["Browser"]:
+    """A browser without a window. Raises LookupError."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ModuleNotFoundError:
+        raise LookupError("playwright is not installed (pip install playwright)") from None
+    chromium = find_chromium()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextlib.contextmanager
+def open_page(browser: "Browser", url: str, **settings: Any) -> Iterator["Page"]:
+    """A page in a context of its own, at `url`; requests elsewhere are refused and noted in `page.strangers`, what goes
+    wrong in its scripts in `page.complaints`."""
+    context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}} | settings)
+    page = context.new_page()
+    strangers: list[str] = []
+    complaints: list[str] = []
+    page.strangers, page.complaints = strangers, complaints  # type: ignore[attr-defined]
+
+    def watch(request: Any) -> None:
+        if not request.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
+            strangers.append(request.url)
+
+    page.on("request", watch)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: complaints.append(message.text) if _is_complaint(message) else None)
+    page.set_default_timeout(20_000)
+    page.goto(url)
+    try:
+        yield page
+    finally:
+        context.close()
+
+
+def _is_complaint(message: Any) -> bool:
+    # that a request was answered with 4xx or not at all is said by the browser, not by the page
+    return message.type == "error" and "Failed to load resource" not in message.text

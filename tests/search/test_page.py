@@ -1,0 +1,317 @@
+"""The page in a real browser: what people do with it, what goes wrong, and that nothing leaves this computer."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.search.axe import axe_source
+from tests.search.browser import open_browser, open_page
+from tests.search.serving import Index, Served, png, serve
+
+SERIOUS = ("serious", "critical")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    try:
+        with open_browser() as opened:
+            yield opened
+    except LookupError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def page(browser: Any, served: Served) -> Iterator[Any]:
+    with open_page(browser, served.url) as opened:
+        opened.wait_for_selector("#samples button")
+        yield opened
+        assert opened.strangers == []
+        assert opened.complaints == []
+
+
+def upload(page: Any, name: str, content: bytes, kind: str = "image/png") -> None:
+    page.set_input_files("#file", {"name": name, "mimeType": kind, "buffer": content})
+
+
+def wait_for_results(page: Any, text: str = "results in") -> None:
+    page.wait_for_function("text => document.getElementById('status').textContent.includes(text)", arg=text)
+
+
+def test_begins_with_samples_and_says_what_is_searched(page: Any) -> None:
+    assert page.locator("#samples button").count() == 12
+    assert "16 pictures" in page.locator("#collection").inner_text()
+    assert page.locator("#words-form").is_hidden()  # this encoder reads no words, and the page says so
+    assert page.locator("#no-words").is_visible()
+
+
+def test_upload_finds_the_picture_itself(page: Any, picture_file: Path) -> None:
+    page.set_input_files("#file", str(picture_file))
+    wait_for_results(page)
+    first = page.locator(".card").first
+    assert "1.000" in first.inner_text()
+    assert picture_file.stem in first.locator(".name").inner_text()
+    assert page.locator("#parts .part").count() == 1
+    page.wait_for_function("() => document.querySelector('.card img').naturalWidth > 0")
+
+
+def test_drop_and_paste(page: Any, picture_file: Path) -> None:
+    give = """([kind, bytes]) => {
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], 'a.png', {type: 'image/png'}));
+        const event = kind === 'paste' ? new ClipboardEvent('paste', {clipboardData: data, bubbles: true})
+                                       : new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true});
+        document.body.dispatchEvent(event);
+    }"""
+    for number, kind in enumerate(("drop", "paste"), start=1):
+        page.evaluate(give, [kind, list(picture_file.read_bytes())])
+        page.wait_for_function("n => document.querySelectorAll('#parts .part').length === n", arg=number)
+    wait_for_results(page)
+
+
+def test_filter_weight_and_examples_change_the_results(page: Any, served: Served) -> None:
+    page.locator("#samples button").first.click()
+    wait_for_results(page, "15 results")
+    page.get_by_role("button", name="test", exact=True).click()
+    wait_for_results(page, "8 results")
+    assert page.get_by_role("button", name="test", exact=True).get_attribute("aria-pressed") == "true"
+    assert all("test" in text for text in page.locator(".card .facts").all_inner_texts())
+    before = page.locator(".card .picture").evaluate_all("all => all.map(one => one.dataset.id)")
+    page.get_by_role("button", name=re.compile("^More like")).nth(3).click()
+    wait_for_results(page, "7 results")
+    after = page.locator(".card .picture").evaluate_all("all => all.map(one => one.dataset.id)")
+    assert before[3] not in after
+    page.get_by_role("button", name=re.compile("^Less like")).first.click()
+    wait_for_results(page, "6 results")
+    slider = page.get_by_role("slider")
+    slider.focus()
+    slider.press("ArrowLeft")
+    page.wait_for_url(re.compile(r"i%3A0\.9%3A"))
+    assert page.evaluate("document.activeElement.type") == "range"  # the keyboard's place survives the redraw
+
+
+def test_expression_and_its_mistakes(page: Any) -> None:
+    page.locator("#samples button").first.click()
+    wait_for_results(page)
+    page.locator("#expression summary").click()
+    page.fill("#where", "number >= 12 AND adult = TRUE")
+    page.press("#where", "Enter")
+    wait_for_results(page, "2 results")
+    page.fill("#where", "nosuch = 'x'")
+    page.press("#where", "Enter")
+    page.wait_for_selector("#problem .problem")
+    assert "nosuch" in page.locator("#problem").inner_text()
+    page.fill("#where", "number > 1000")
+    page.press("#where", "Enter")
+    page.locator("#nothing").wait_for(state="visible")
+    page.click("#drop-filters")
+    wait_for_results(page, "15 results")
+
+
+def test_explanation_opens_closes_and_goes_back(page: Any, picture_file: Path) -> None:
+    page.set_input_files("#file", str(picture_file))
+    wait_for_results(page)
+    opener = page.locator(".card .picture").nth(1)
+    opener.focus()
+    opener.press("Enter")
+    page.wait_for_selector("#explanation[open] canvas")
+    cosine = float(page.locator("#explanation-body b").first.inner_text())
+    assert 0 < cosine < 1
+    assert f"{cosine:.3f}" in page.locator(".card").nth(1).inner_text()
+    page.wait_for_function("() => [...document.querySelectorAll('.layers img')].every(one => one.naturalWidth > 0)")
+    painted = "canvas => canvas.getContext('2d').getImageData(0, 0, 384, 384).data.some(value => value > 0)"
+    assert all(page.locator("#explanation canvas").nth(i).evaluate(painted) for i in (0, 1))
+    page.get_by_label("What keeps them apart").check()
+    page.locator(".pairs button").first.click()
+    assert page.locator(".pairs button").first.get_attribute("aria-pressed") == "true"
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#explanation", state="hidden")
+    assert page.evaluate("document.activeElement.className") == "picture"  # back where the keyboard was
+    assert "explain=" not in page.url
+    page.go_back()
+    page.wait_for_selector("#explanation[open] canvas")
+    page.go_back()
+    page.wait_for_selector("#explanation", state="hidden")
+    page.go_back()
+    page.locator("#start").wait_for(state="visible")
+    page.go_forward()
+    wait_for_results(page)
+
+
+def test_link_opens_the_same_state_elsewhere(browser: Any, served: Served) -> None:
+    id = served.ids[0]
+    link = f"{served.url}/?part=i:0.8:{id}&less={served.ids[5]}&filter=split:train&k=12&explain={served.ids[1]}"
+    with open_page(browser, link) as page:
+        page.wait_for_selector("#explanation[open] canvas")
+        assert page.locator(".part output").first.inner_text() == "0.8"
+        assert page.locator("#count").input_value() == "12"
+        assert page.complaints == []
+    with open_page(browser, f"{served.url}/?part=p:1:0123456789abcdef") as page:
+        page.wait_for_selector("#problem .problem")
+        assert "not in this browser" in page.locator("#problem").inner_text()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "part=t:1:<img src=x onerror=alert(1)>",
+        "part=i:1:../../etc/passwd",
+        "filter=<script>:x&more=nothing",
+        "where='><script>alert(1)</script>&part=i:1:{id}",
+        "part=i:nan:{id}&k=99999999&explain=javascript:alert(1)",
+    ],
+)
+def test_hostile_links_run_nothing(browser: Any, served: Served, query: str) -> None:
+    with open_page(browser, f"{served.url}/?{query.format(id=served.ids[0])}") as page:
+        page.on("dialog", lambda dialog: page.complaints.append("a script ran"))
+        page.wait_for_function("() => document.getElementById('collection').textContent !== ''")
+        page.wait_for_timeout(150)
+        assert page.complaints == [] and page.strangers == []
+        assert page.locator("main script, main [onerror]").count() == 0
+
+
+def test_broken_picture_says_so_and_can_be_removed(page: Any, picture_file: Path) -> None:
+    upload(page, "broken.png", picture_file.read_bytes()[:900])
+    page.wait_for_selector("#problem .problem")
+    assert "cannot be used" in page.locator("#problem").inner_text()
+    page.get_by_role("button", name="Remove the picture").click()
+    page.locator("#start").wait_for(state="visible")
+    upload(page, "page.png", b"<html><script>alert(1)</script></html>")
+    page.wait_for_selector("#problem .problem")
+    assert "no picture" in page.locator("#problem").inner_text()
+
+
+def test_too_large_is_said_before_it_is_sent(page: Any) -> None:
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.method))
+    upload(page, "large.png", png((1, 2, 3)) + bytes(2**20))
+    page.wait_for_selector("#picture-problem .problem")
+    assert "POST" not in sent
+
+
+def test_dead_server_and_its_return(browser: Any, birds: Index, bird_encoder: Any) -> None:
+    with serve(birds, bird_encoder) as running:
+        port = running.port
+        context = open_page(browser, running.url)
+        page = context.__enter__()
+        page.wait_for_selector("#samples button")
+    try:
+        page.locator("#samples button").first.click()
+        page.wait_for_selector("#problem .problem")
+        assert "does not answer" in page.locator("#problem").inner_text()
+        with serve(birds, bird_encoder, port=port):
+            page.get_by_role("button", name="Try again").click()
+            wait_for_results(page)
+        assert page.complaints == []
+    finally:
+        context.__exit__(None, None, None)
+
+
+def test_busy_server_is_asked_again(browser: Any, served: Served) -> None:
+    with open_page(browser, served.url) as page:
+        answers = iter([503, 503])
+        refusal = json.dumps({"error": {"code": "overloaded", "message": "full", "request_id": "x"}})
+
+        def answer(route: Any) -> None:
+            if next(answers, 200) == 503:
+                route.fulfill(status=503, headers={"Retry-After": "1"}, content_type="application/json", body=refusal)
+            else:
+                route.continue_()
+
+        page.route("**/search", answer)
+        page.wait_for_selector("#samples button")
+        page.locator("#samples button").first.click()
+        wait_for_results(page, "busy")
+        wait_for_results(page)
+
+
+def test_answers_show_placeholders_while_they_take_long(browser: Any, served: Served) -> None:
+    with open_page(browser, served.url) as page:
+        held: list[Any] = []
+        page.route("**/search", lambda route: held.append(route))
+        page.wait_for_selector("#samples button")
+        page.locator("#samples button").first.click()
+        page.wait_for_selector(".skeleton")
+        assert page.locator("#grid").get_attribute("aria-busy") == "true"
+        held[0].continue_()
+        wait_for_results(page)
+        assert page.locator("#grid").get_attribute("aria-busy") is None
+
+
+def test_keyboard_alone_is_enough(page: Any) -> None:
+    reached = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.className || 'x'"))
+        if page.evaluate("document.activeElement.closest('#samples') !== null"):
+            break
+    assert reached[0] == "skip" and "file" in reached and "theme" in reached and "chip" in reached
+    page.keyboard.press("Enter")
+    wait_for_results(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_accessibility_findings(browser: Any, served: Served, picture_file: Path, scheme: str) -> None:
+    try:
+        axe = axe_source()
+    except LookupError as error:
+        pytest.skip(str(error))
+    found: dict[str, list[str]] = {}
+
+    def check(state: str) -> None:
+        page.evaluate(axe)
+        violations = page.evaluate("axe.run({resultTypes: ['violations']}).then(found => found.violations)")
+        found[state] = [
+            f"{one['id']}: {one['nodes'][0]['html'][:120]}" for one in violations if one["impact"] in SERIOUS
+        ]
+
+    with open_page(browser, served.url, color_scheme=scheme, reduced_motion="reduce") as page:
+        page.wait_for_selector("#samples button")
+        check("start")
+        page.set_input_files("#file", str(picture_file))
+        wait_for_results(page)
+        page.get_by_role("button", name="test", exact=True).click()
+        wait_for_results(page, "8 results")
+        page.get_by_role("button", name=re.compile("^More like")).first.click()
+        wait_for_results(page, "7 results")
+        check("results")
+        page.locator(".card .picture").first.click()
+        page.wait_for_selector("#explanation[open] canvas")
+        check("explanation")
+        page.keyboard.press("Escape")
+        upload(page, "broken.png", b"<html>")
+        page.wait_for_selector("#problem .problem")
+        check("problem")
+    assert found == {"start": [], "results": [], "explanation": [], "problem": []}
+
+
+def test_phone_width_has_no_sideways_scrolling(browser: Any, served: Served, picture_file: Path) -> None:
+    with open_page(browser, served.url, viewport={"width": 360, "height": 740}, has_touch=True) as page:
+        page.wait_for_selector("#samples button")
+        page.set_input_files("#file", str(picture_file))
+        wait_for_results(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        page.locator(".card .picture").first.click()
+        page.wait_for_selector("#explanation[open] canvas")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        small = page.evaluate(
+            "[...document.querySelectorAll('button')].filter(b => b.offsetParent && b.offsetHeight < 24).length"
+        )
+        assert small == 0
+
+
+def test_token_is_asked_for_where_it_is_needed(browser: Any, birds: Index, bird_encoder: Any) -> None:
+    from tests.search.serving import TOKEN
+
+    with (
+        serve(birds, bird_encoder, host="0.0.0.0", token_file="given") as running,
+        open_page(browser, running.url) as page,
+    ):
+        page.wait_for_selector("form.token")
+        page.fill("#token", TOKEN)
+        page.press("#token", "Enter")
+        page.wait_for_selector("#samples button")
+        page.wait_for_function("() => document.querySelector('#samples img').naturalWidth > 0")
+        assert page.complaints == []
