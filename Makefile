@@ -38,7 +38,7 @@ serve-demo: $(STAMP) ## search the demo's pictures in the browser (make demo com
 	$(BIN)/fieldmark demo serve $(ARGS)
 
 screenshots: $(STAMP) ## pictures of each state of the search page, into docs/images/
-	$(BIN)/python tests/search/screenshots.py $(ARGS)
+	$(BIN)/python -m tests.search.screenshots $(ARGS)
 
 test: $(STAMP) ## the tests of every day
 	@$(PYTEST) $(ARGS)

@@ -1,6 +1,6 @@
 """axe-core, which finds obstacles for people with disabilities: fetched from npm, never committed (MPL-2.0).
 
-python tests/search/axe.py      fetches it ahead of the tests
+`python -m tests.search.axe` fetches it ahead of the tests.
 """
 
 import hashlib

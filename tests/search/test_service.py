@@ -162,8 +162,8 @@ def test_about_tells_the_page_what_it_needs(served: Served) -> None:
 def test_openapi_describes_every_route_and_both_kinds_of_body(served: Served) -> None:
     document = httpx.get(f"{served.url}/openapi.json").json()
     assert set(document["paths"]) == {
-        "/search", "/explain", "/items", "/items/{id}", "/items/{id}/image", "/items/{id}/thumbnail", "/about", "/health",
-        "/metrics",
+        "/search", "/explain", "/items", "/items/{id}", "/items/{id}/image", "/items/{id}/thumbnail", "/about",
+        "/health", "/metrics",
     }  # fmt: skip
     body = document["paths"]["/search"]["post"]["requestBody"]["content"]
     assert set(body) == {"application/json", "multipart/form-data"}

@@ -32,7 +32,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 LOG = logging.getLogger("fieldmark.service")
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"})
-_HEADER_BYTES, _ADDRESS_BYTES = 16 * 1024, 8 * 1024
+_HEADERS, _HEADER_BYTES, _ADDRESS_BYTES = 100, 16 * 1024, 8 * 1024
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 CONTENT_SECURITY_POLICY = (
@@ -119,8 +119,9 @@ class Guard:
 
     def _admit(self, scope: Scope, headers: dict[str, str], counted: bool) -> None:
         # uvicorn's own limit counts only what has not arrived at once
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > _HEADER_BYTES:
-            raise Refusal(431, "bad_request", f"the headers have more than {_HEADER_BYTES} bytes")
+        size = sum(len(name) + len(value) for name, value in scope["headers"])
+        if size > _HEADER_BYTES or len(scope["headers"]) > _HEADERS:
+            raise Refusal(431, "bad_request", f"more than {_HEADERS} headers, or {_HEADER_BYTES} bytes of them")
         if len(scope.get("raw_path") or b"") + len(scope.get("query_string", b"")) > _ADDRESS_BYTES:
             raise Refusal(414, "bad_request", f"the address has more than {_ADDRESS_BYTES} bytes")
         if headers.get("host") == _AMBIGUOUS or headers.get("content-length") == _AMBIGUOUS:

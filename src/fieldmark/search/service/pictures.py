@@ -4,6 +4,7 @@ import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from io import BytesIO
 from typing import BinaryIO
 
 import numpy as np
@@ -50,13 +51,15 @@ class Pictures:
         self._cache = _Cache(limits.thumbnail_cache_mb * 2**20)
 
     def open(self, row: Row) -> BinaryIO:
-        """The file of a row. Raises Refusal (404) if it is gone or lies elsewhere."""
+        """The stored picture of a row, at its beginning. Raises Refusal (404) if it is gone or lies elsewhere."""
         try:
-            file = self._index.file(row)  # links within the root are followed; the result holds none
+            source = self._index.source(row)  # links within the root are followed; the result holds none
+            if isinstance(source, bytes):
+                return BytesIO(source)
             root = self._index.root.resolve(strict=True)
         except (ValueError, OSError):
             raise Refusal(404, "not_found", "the picture's file is not in the collection any more") from None
-        return open_below(root, file.relative_to(root).as_posix())
+        return open_below(root, source.relative_to(root).as_posix())
 
     def square(self, row: Row, side: int) -> tuple[np.ndarray, Decoded]:
         """The picture as the encoders take it; see `DecodePool.square`."""
@@ -72,8 +75,9 @@ class Pictures:
         file = self.open(row)
         media_type = browser_type(file.read(16))
         if media_type is not None:
+            size = file.seek(0, os.SEEK_END)
             file.seek(0)
-            return Shown(media_type, os.fstat(file.fileno()).st_size, file=file)
+            return Shown(media_type, size, file=file)
         file.close()
         with self._room():
             content = self._pool.fitted(self._read(row), _VIEW_SIDE).payload
