@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from tests.search.serving import TOKEN, Index, Served, png, serve
 
+from fieldmark.search.disk import DiskFull
 from fieldmark.search.encoders import EncoderInput
 from fieldmark.search.queries import Part, SearchQuery
 from fieldmark.search.queries import search as library_search
@@ -136,6 +137,23 @@ def test_same_picture_from_many_at_once_is_one_item(bird_encoder: Any, tmp_path:
     assert sum(answer["added"] for answer in answers) == 1
     assert len({answer["item"]["id"] for answer in answers}) == 1
     assert len(index) == 5
+
+
+def test_adding_to_a_full_disk_or_a_busy_index_changes_nothing(
+    bird_encoder: Any, tmp_path: Path, make_birds: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = make_birds(tmp_path)
+    before = sorted(path for path in index.root.rglob("*") if path.is_file())
+    with serve(index, bird_encoder) as running:
+        for error, status in ((DiskFull("no space left"), 507), (ValueError("is being written by another"), 503)):
+
+            def refuse(rows: Any, error: Exception = error) -> None:
+                raise error
+
+            monkeypatch.setattr(index, "append", refuse)
+            assert post(running, "/items", {}, png((5, 6, 7)), headers=AUTHORISED).status_code == status
+            assert sorted(path for path in index.root.rglob("*") if path.is_file()) == before
+    assert len(index) == 4
 
 
 def test_read_only_without_a_token(birds: Index, bird_encoder: Any) -> None:

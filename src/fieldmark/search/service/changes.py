@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from fieldmark.search.disk import DiskFull
 from fieldmark.search.encoders import EncoderInput
 from fieldmark.search.index import Index
 from fieldmark.search.schema import Row, picture_id, rows_table
@@ -39,7 +40,7 @@ class Changes:
 
         Raises:
             Refusal: 422 for metadata that the index has no column for; what decoding and the queue raise; 503 if
-                another process writes to the index.
+                another process writes to the index; 507 if the disk is full.
         """
         checked = self._checked(metadata)
         pixels, decoded = self._pool.square(content, self._queue.decode_size())
@@ -55,13 +56,16 @@ class Changes:
             known = self._index.get(row.id)
             if known is not None:
                 return known, False
-            is_new_file = write_below(self._index.root, FOLDER, name, content)
+            try:
+                is_new_file = write_below(self._index.root, FOLDER, name, content)
+            except OSError as error:  # a full disk, or a folder that may not be written
+                raise _not_stored() from error
             try:
                 self._index.append(rows_table(self._index.table.schema, [row], vectors))
             except BaseException as error:
                 if is_new_file:
                     remove_below(self._index.root, path)
-                raise _busy(error) from error
+                raise _refusal(error) from error
         return row, True
 
     def delete(self, id: str) -> None:
@@ -73,7 +77,7 @@ class Changes:
             try:
                 self._index.delete([id])
             except ValueError as error:
-                raise _busy(error) from error
+                raise _refusal(error) from error
             if row.path.startswith(f"{FOLDER}/"):
                 remove_below(self._index.root, row.path)
 
@@ -104,6 +108,12 @@ def _fits(value: Any, kind: str) -> bool:
     return isinstance(value, float) and math.isfinite(value)
 
 
-def _busy(error: BaseException) -> BaseException:
-    """The index's lock is taken: come back. Anything else stays what it is."""
+def _refusal(error: BaseException) -> BaseException:
+    """The disk is full; or the index's lock is taken: come back. Anything else stays what it is."""
+    if isinstance(error, DiskFull):
+        return _not_stored()
     return overloaded("another process writes to the index", 5) if isinstance(error, ValueError) else error
+
+
+def _not_stored() -> Refusal:
+    return Refusal(507, "not_stored", "there is no room, or no right to write: nothing was changed")
