@@ -126,6 +126,7 @@ def busy(route: Any) -> None:
 
 def settle(page: Any) -> None:
     """Wait until every visible picture is there."""
+    page.wait_for_selector("#grid:not([aria-busy])", state="attached")
     page.wait_for_load_state("networkidle")
     page.evaluate("scrollTo(0, 0)")
     seen = "img => img.complete || img.getBoundingClientRect().top > innerHeight"
