@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.search.serving import save_encoder
 
 from fieldmark.data.fieldguide.world import FieldguideConfig, write_fieldguide
 from fieldmark.experiments.serve_demo import ServeDemoConfig, demo_listing, index_demo
 from fieldmark.search.index import Index
-from tests.search.serving import save_encoder
 
 
 def test_without_a_demo(tmp_path: Path) -> None:
