@@ -15,6 +15,7 @@ A *grain* is an atomic part of a query's meaning: an entity, an attribute, an ac
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,6 +61,17 @@ class GrainSensitivity:
     owner: np.ndarray
     num_skipped: int
 
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "distance": self.distance,
+            "interval": [self.interval.low, self.interval.high],
+            "unrelated": self.unrelated,
+            "relative": self.relative,
+            "relative_interval": [self.relative_interval.low, self.relative_interval.high],
+            "num_dropped": len(self.distances),
+            "num_skipped": self.num_skipped,
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class GrainCompliance:
@@ -89,6 +101,19 @@ class GrainCompliance:
     near_miss_first: float
     query_satisfied: np.ndarray
     num_with_both: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "k": self.k,
+            "satisfied": self.satisfied,
+            "interval": [self.interval.low, self.interval.high],
+            "random": self.random,
+            "near_miss_rank": _or_none(self.near_miss_rank),
+            "match_rank": _or_none(self.match_rank),
+            "misordered": _or_none(self.misordered),
+            "near_miss_first": _or_none(self.near_miss_first),
+            "num_with_both": self.num_with_both,
+        }
 
 
 def drop_grain(query: Query, grain: str) -> Query | None:
@@ -253,7 +278,11 @@ def _unrelated_distance(queries: Sequence[Query], embeddings: Tensor) -> float:
         total += float(distance[apart].sum())
         pairs += int(apart.sum())
     if not pairs:
-        raise ValueError(
+        raise NotMeasurable(
             f"every two of the {len(queries)} queries share a grain: give some that have nothing in common"
         )
     return total / pairs
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value

@@ -119,8 +119,8 @@ class MrbenchResult:
                     "mrr": one.metrics.mrr,
                     "num_queries": one.metrics.num_queries,
                     "num_candidates": one.num_candidates,
-                    "sensitivity": None if one.sensitivity is None else _sensitivity_json(one.sensitivity),
-                    "compliance": None if one.compliance is None else _compliance_json(one.compliance),
+                    "sensitivity": None if one.sensitivity is None else one.sensitivity.as_json(),
+                    "compliance": None if one.compliance is None else one.compliance.as_json(),
                     "notes": list(one.notes),
                 }
                 for one in self.sources
@@ -302,33 +302,3 @@ def _evaluate_source(
 def _line(head: str, width: int, number: int, found: Interval) -> str:
     interval = f"{100 * found.low:.1f} to {100 * found.high:.1f}"
     return f"{head:<{width}}{number:>9}{100 * found.mean:>7.1f}{interval:>16}"
-
-
-def _sensitivity_json(found: GrainSensitivity) -> dict[str, Any]:
-    return {
-        "distance": found.distance,
-        "interval": [found.interval.low, found.interval.high],
-        "unrelated": found.unrelated,
-        "relative": found.relative,
-        "relative_interval": [found.relative_interval.low, found.relative_interval.high],
-        "num_dropped": len(found.distances),
-        "num_skipped": found.num_skipped,
-    }
-
-
-def _compliance_json(found: GrainCompliance) -> dict[str, Any]:
-    return {
-        "k": found.k,
-        "satisfied": found.satisfied,
-        "interval": [found.interval.low, found.interval.high],
-        "random": found.random,
-        "near_miss_rank": _or_none(found.near_miss_rank),
-        "match_rank": _or_none(found.match_rank),
-        "misordered": _or_none(found.misordered),
-        "near_miss_first": _or_none(found.near_miss_first),
-        "num_with_both": found.num_with_both,
-    }
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else value
