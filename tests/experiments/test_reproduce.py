@@ -14,18 +14,18 @@ from fieldmark.experiments.reproduce import plan, run
 from fieldmark.experiments.reproduce.cost import estimate, listing, num_steps
 from fieldmark.experiments.reproduce.measures import measure_sections
 from fieldmark.experiments.reproduce.plan import ReproduceConfig, plan_runs
-from fieldmark.experiments.reproduce.published import PUBLISHED, published, published_benchmarks
+from fieldmark.experiments.reproduce.published import PRINTED, published
 from fieldmark.experiments.reproduce.report import write_report
-from fieldmark.experiments.reproduce.run import missing_runs, reproduce_saga
+from fieldmark.experiments.reproduce.run import reproduce_saga
 from fieldmark.experiments.reproduce.tables import (
     BENCHMARKS,
     Row,
     load_table,
-    override,
     row_config,
     table_names,
 )
 from fieldmark.experiments.runs import load_saga_config
+from fieldmark.experiments.tables.costs import missing_runs
 from fieldmark.losses.registry import build_metric_loss
 from fieldmark.policy.rewards import resolve_reward
 from fieldmark.training.config import MetricConfig
@@ -144,17 +144,6 @@ def test_recipes_are_the_published_ones(benchmark):
     assert (c.model.dtype, c.model.pooler) == ("bfloat16", "attention")
 
 
-def test_override_replaces_the_fields_of_one_part_together_and_knows_its_fields():
-    recipe = load_recipe()
-    # one after the other, the first of these would be refused: the recipe asks about three attributes
-    changed = override(recipe, {"rollouts.style": "generic", "rollouts.attributes_per_prompt": None})
-    assert differing(changed, recipe) == {"rollouts.style", "rollouts.attributes_per_prompt"}
-    with pytest.raises(ValueError, match="did you mean 'embedding_size'"):
-        override(recipe, {"model.embeding_size": 3})
-    with pytest.raises(ValueError, match="seed has no fields"):
-        override(recipe, {"seed.x": 3})
-
-
 # --- printed figures
 
 
@@ -173,13 +162,13 @@ def test_printed_figures():
     assert published("dimension", "saga_128", "aircraft", "recall_at_4").percent == 91.7
     assert published("backbone", "untrained", "cub", "recall_at_8").percent == 85.8
     assert published("losses", "infonce", "cub") is None
-    assert published_benchmarks("components") == ("cub", "aircraft") and published_benchmarks("lambda") == ()
-    assert len({(p.table, p.row, p.benchmark, p.metric) for p in PUBLISHED}) == len(PUBLISHED)
+    assert PRINTED.benchmarks("components") == ("cub", "aircraft") and PRINTED.benchmarks("lambda") == ()
+    assert len({(p.table, p.row, p.benchmark, p.metric) for p in PRINTED.figures}) == len(PRINTED.figures)
 
 
 def test_every_printed_figure_belongs_to_a_row():
     rows = {table: {row.key for row in load_table(table).rows} for table in TABLES}
-    assert [p for p in PUBLISHED if p.row not in rows[p.table]] == []
+    assert [p for p in PRINTED.figures if p.row not in rows[p.table]] == []
 
 
 # --- which runs

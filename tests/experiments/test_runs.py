@@ -100,3 +100,21 @@ def until(condition, seconds: float) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_names_of_finished_runs_stay():
+    """Renamed runs would be repeated: what earlier versions called these is what they are called."""
+    world = FieldguideConfig(species=160, per=24, nuisance=0.35, habitat=0.8, seed=101, train_share=60 / 160)
+    config = SagaConfig(
+        run="x",
+        seed=3,
+        data=DataConfig(path="w", batch_size=48),
+        model=ModelConfig(supervisor="someone/model", pooler="mean", embedding_size=None),
+        weights=replace(SagaConfig().weights, alignment=0.5),
+    )
+    names = {training: run_name(Run(training, config), world) for training in ("saga", "metric", "untrained")}
+    assert names == {
+        "saga": "saga-a22a9a991d",
+        "metric": "metric-d19576e02f",
+        "untrained": "untrained-ec8689c797",
+    }

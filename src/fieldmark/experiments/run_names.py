@@ -47,9 +47,13 @@ def run_name(run: Run, world: FieldguideConfig | None = None) -> str:
     else:
         plain["data"]["path"] = str(Path(plain["data"]["path"]).resolve())
     plain["model"]["supervisor"] = supervisor_fingerprint(plain["model"]["supervisor"])
-    chosen = _without_defaults(plain, to_plain(type(run.resolved)()))
-    text = json.dumps([run.training, chosen], sort_keys=True)
-    return f"{run.training}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    return name_of_choices(run.training, plain, to_plain(type(run.resolved)()))
+
+
+def name_of_choices(training: str, asked: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """TRAINING-HASH of plain values, those at their defaults left out."""
+    text = json.dumps([training, _without_defaults(asked, defaults)], sort_keys=True)
+    return f"{training}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
 def supervisor_fingerprint(supervisor: str) -> str:

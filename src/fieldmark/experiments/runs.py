@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -51,9 +51,19 @@ class Run:
         return Path(self.config.run)
 
     @property
+    def results(self) -> Path:
+        """results.json, the last file of a run."""
+        return self.folder / "results.json"
+
+    @property
     def finished(self) -> bool:
-        """Whether results.json, the last file of a run, is there."""
-        return (self.folder / "results.json").is_file()
+        """Whether its last file is there."""
+        return self.results.is_file()
+
+    @property
+    def begun(self) -> bool:
+        """Whether it can go on where it stopped."""
+        return (self.folder / "config.yaml").is_file()
 
     @property
     def resolved(self) -> SagaConfig | MetricConfig:
@@ -89,8 +99,8 @@ def execute(run: Run) -> dict[str, Any]:
             count: a run made before has their defaults.
     """
     if run.finished:
-        _require_made_so(run)
-        return json.loads((run.folder / "results.json").read_text())  # type: ignore[no-any-return]
+        require_made_so(run.folder, run.resolved, _WHERE_AND_HOW)
+        return json.loads(run.results.read_text())  # type: ignore[no-any-return]
     config = run.resolved
     if isinstance(config, SagaConfig):
         return train_saga(config, resume=True)
@@ -131,12 +141,21 @@ def _prepare_worker(threads: int) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _require_made_so(run: Run) -> None:
-    stored, asked = read_config(run.folder), to_plain(run.resolved)
-    differing = differing_fields(_shared(stored, asked), _shared(asked, stored), _WHERE_AND_HOW)
+def require_made_so(folder: Path, config: Any, may_differ: Collection[str]) -> None:
+    """Hold that a finished run is the one that is asked for. Fields that only one of the two configurations has, since
+    a version added or removed them, do not count.
+
+    Args:
+        may_differ: dotted fields that change nothing in what the run measures.
+
+    Raises:
+        ValueError: it was made with another configuration.
+    """
+    stored, asked = read_config(folder), to_plain(config)
+    differing = differing_fields(_shared(stored, asked), _shared(asked, stored), may_differ)
     if differing:
         raise ValueError(
-            f"{run.folder} holds a finished run that was made with another {', '.join(differing)}: delete it, "
+            f"{folder} holds a finished run that was made with another {', '.join(differing)}: delete it, "
             "or choose another folder"
         )
 

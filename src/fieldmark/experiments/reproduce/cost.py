@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import mean
 
 from fieldmark.experiments.reproduce.plan import PlannedRun, ReproduceConfig
 from fieldmark.experiments.reproduce.tables import FIELDGUIDE
+from fieldmark.experiments.tables.costs import Estimate, estimate_cost, list_runs
 
 TRAINING_IMAGES = {"cub": 5864, "cars": 8054, "aircraft": 5000, "inat": 37150}
 """Of the published splits: steps are counted without reading the archive."""
@@ -23,29 +22,16 @@ EVALUATION_SECONDS = {FIELDGUIDE: 15.0, "gpu": 300.0}
 """Loading, validation and the test at the end, on top of the steps."""
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Seconds, and how they were come by."""
-
-    seconds: float
-    basis: str
-
-
 def estimate(planned: PlannedRun, everything: Sequence[PlannedRun], config: ReproduceConfig) -> Estimate:
-    """The mean of finished runs of the same row; else of the same training by steps; else a stated figure."""
-    same = [_seconds(p) for p in everything if p.row == planned.row and p.run.finished]
-    if same:
-        return Estimate(mean(same), f"{len(same)} finished of this row")
-    steps = num_steps(planned, config)
-    kind = [p for p in everything if p.row.trains == planned.row.trains and p.run.finished]
-    if kind:
-        figures = [_seconds(p) / max(1, num_steps(p, config)) for p in kind]
-        return Estimate(mean(figures) * max(1, steps), f"{len(kind)} finished of the same training, by steps")
+    """What a run is expected to cost: see `estimate_cost`."""
     where = FIELDGUIDE if config.benchmark == FIELDGUIDE else "gpu"
-    rate = SECONDS_PER_STEP[where][planned.row.trains]
-    return Estimate(
-        steps * rate + EVALUATION_SECONDS[where],
-        f"stated: {steps} steps of {rate:g} s and {EVALUATION_SECONDS[where]:g} s around them",
+    return estimate_cost(
+        planned,
+        everything,
+        seconds=_seconds,
+        steps=lambda p: num_steps(p, config),
+        rate=SECONDS_PER_STEP[where][planned.row.trains],
+        around=EVALUATION_SECONDS[where],
     )
 
 
@@ -64,33 +50,15 @@ def num_steps(planned: PlannedRun, config: ReproduceConfig) -> int:
 
 
 def listing(planned: Sequence[PlannedRun], config: ReproduceConfig) -> str:
-    """The runs, one a line: state, row, seed, cost and its basis; and the sum of what is missing."""
-    lines, total, listed = [], 0.0, set()
-    for p in planned:
-        if p.run.folder in listed:
-            continue
-        listed.add(p.run.folder)
-        if p.run.finished:
-            lines.append(f"finished   {p.row.key:<22} seed {p.seed:<6} {_clock(_seconds(p)):>9}  (measured)")
-            continue
-        cost = estimate(p, planned, config)
-        total += cost.seconds
-        state = "to go on" if (p.run.folder / "config.yaml").is_file() else "to run"
-        lines.append(f"{state:<10} {p.row.key:<22} seed {p.seed:<6} {_clock(cost.seconds):>9}  ({cost.basis})")
-    missing = sum(not line.startswith("finished") for line in lines)
-    lines.append(f"\n{missing} of {len(lines)} runs to do, about {_clock(total)} one after the other")
-    if any("(stated" in line for line in lines):
-        lines.append(f"stated figures: {STATED[FIELDGUIDE if config.benchmark == FIELDGUIDE else 'gpu']}")
-    if config.limit is not None:
-        lines[-1] += f"; this call would do {min(config.limit, missing)}"
-    return "\n".join(lines)
+    """The runs, one a line, and what is missing: see `list_runs`."""
+    return list_runs(
+        planned,
+        seconds=_seconds,
+        estimate=lambda p: estimate(p, planned, config),
+        stated=STATED[FIELDGUIDE if config.benchmark == FIELDGUIDE else "gpu"],
+        limit=config.limit,
+    )
 
 
 def _seconds(planned: PlannedRun) -> float:
-    return float(json.loads((planned.run.folder / "results.json").read_text())["seconds"])
-
-
-def _clock(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return float(json.loads(planned.run.results.read_text())["seconds"])

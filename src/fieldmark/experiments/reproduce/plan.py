@@ -12,12 +12,12 @@ from fieldmark.experiments.reproduce.tables import (
     Row,
     Table,
     load_table,
-    require_known,
     row_config,
     table_names,
 )
 from fieldmark.experiments.run_names import placed, world_folder
 from fieldmark.experiments.runs import Run, load_saga_config
+from fieldmark.experiments.tables.changes import require_known
 from fieldmark.training.config import SagaConfig
 
 

@@ -3,18 +3,12 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from statistics import mean, stdev
 from typing import Any
 
 from fieldmark.experiments.reproduce.plan import PlannedRun, ReproduceConfig
-from fieldmark.experiments.reproduce.published import (
-    PAPER,
-    PUBLISHED,
-    Published,
-    published,
-    published_benchmarks,
-)
+from fieldmark.experiments.reproduce.published import PRINTED, published
 from fieldmark.experiments.reproduce.tables import BENCHMARK_TITLES, FIELDGUIDE, Row, Table, row_label
+from fieldmark.experiments.tables.cells import spread
 from fieldmark.report.dot_plot import DotRow, dot_plot
 from fieldmark.training.run_folder import write_text
 
@@ -32,7 +26,7 @@ def collect(planned: Sequence[PlannedRun]) -> list[dict[str, Any]]:
     rows = []
     for p in planned:
         if p.run.finished:
-            stored = json.loads((p.run.folder / "results.json").read_text())
+            stored = json.loads(p.run.results.read_text())
             rows.append(
                 {
                     "row": p.row.key,
@@ -66,7 +60,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{table.name}-{config.benchmark}"
     measured = collect(planned)
-    beside = [config.benchmark] if config.benchmark != FIELDGUIDE else list(published_benchmarks(table.name))
+    beside = [config.benchmark] if config.benchmark != FIELDGUIDE else list(PRINTED.benchmarks(table.name))
     figure = _figure(table, config, measured, planned, beside)
     if figure is not None:
         write_text(folder / f"{name}.svg", figure + "\n")
@@ -77,8 +71,8 @@ def write_report(
         "benchmark": config.benchmark,
         "config": asdict(config),
         "published": {
-            "source": f"{PAPER}, {table.paper}",
-            "figures": [asdict(p) for p in PUBLISHED if p.table == table.name],
+            "source": f"{PRINTED.paper}, {table.paper}",
+            "figures": [asdict(p) for p in PRINTED.of_table(table.name)],
         },
         "measured": measured,
         "measures": dict(measures),
@@ -107,7 +101,7 @@ def _markdown(
         f"{seconds / 60:.0f} minutes in all, each on {' or '.join(map(str, threads)) or 'no'} "
         f"thread{'' if threads == [1] else 's'}, {config.processes_used} at a time."
     )
-    printed = f"Published: {PAPER}. {table.paper}."
+    printed = f"Published: {PRINTED.paper}. {table.paper}."
     if config.benchmark == FIELDGUIDE and beside:
         printed += (
             " These are other pictures and a model a thousand times as large: only the order of the rows and the sign "
@@ -150,19 +144,15 @@ def _printed(table: Table, row: Row, benchmark: str) -> str:
     one = published(table.name, row.key, benchmark)
     if one is None:
         return "–"
-    text = _figure_text(one)
+    text = one.as_text()
     base = None if row.against is None else published(table.name, row.against, benchmark)
     if base is not None:
         text += f" ({one.percent - base.percent:+.1f})"
     for metric, title in COLUMNS.items():
         more = published(table.name, row.key, benchmark, metric)
         if more is not None:
-            text += f"; {title} {_figure_text(more)}"
+            text += f"; {title} {more.as_text()}"
     return text
-
-
-def _figure_text(one: Published) -> str:
-    return f"{one.percent:.1f}" + ("" if one.spread is None else f" ± {one.spread:.1f}")
 
 
 def _measured_cells(measured: Sequence[Mapping[str, Any]], row: Row, columns: int) -> list[str]:
@@ -178,13 +168,6 @@ def _measured_cells(measured: Sequence[Mapping[str, Any]], row: Row, columns: in
         str(len(mine)),
         spread((r["seconds"] for r in mine), digits=0),
     ]
-
-
-def spread(values: Iterable[float], sign: bool = False, digits: int = 1) -> str:
-    """'45.0 ± 7.1'; without a spread where there is one value."""
-    numbers = list(values)
-    text = f"{mean(numbers):{'+' if sign else ''}.{digits}f}"
-    return text + (f" ± {stdev(numbers):.{digits}f}" if len(numbers) > 1 else "")
 
 
 def _figure(

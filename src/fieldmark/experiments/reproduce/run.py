@@ -1,6 +1,5 @@
 """`fieldmark reproduce saga`: run what a table lacks, measure what it asks for, write it after every run."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +7,11 @@ from fieldmark.data.fieldguide.world import is_fieldguide
 from fieldmark.experiments.fieldguide import make_world
 from fieldmark.experiments.reproduce.cost import listing
 from fieldmark.experiments.reproduce.measures import measure, measure_sections
-from fieldmark.experiments.reproduce.plan import PlannedRun, ReproduceConfig, plan_runs
+from fieldmark.experiments.reproduce.plan import ReproduceConfig, plan_runs
 from fieldmark.experiments.reproduce.report import write_report
 from fieldmark.experiments.reproduce.tables import load_table
 from fieldmark.experiments.runs import execute, in_processes
+from fieldmark.experiments.tables.costs import missing_runs
 
 
 def reproduce_saga(config: ReproduceConfig) -> str:
@@ -39,12 +39,3 @@ def reproduce_saga(config: ReproduceConfig) -> str:
     if table.measure is not None:
         measures = measure(table.measure, planned, config)
     return write_report(table, planned, config, measures, measure_sections(table.measure, measures))
-
-
-def missing_runs(planned: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """What is not finished, each folder once, in order."""
-    first: dict[Path, PlannedRun] = {}
-    for p in planned:
-        if not p.run.finished:
-            first.setdefault(p.run.folder, p)
-    return list(first.values())

@@ -1,0 +1,1 @@
+"""Tables as data: rows in YAML that differ from a recipe, printed figures, costs, cells. Both publications' use it."""
