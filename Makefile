@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve-demo screenshots test test-slow test-distributed test-fault lint evidence tiny-model tiny-embedder bench bench-gpu clean
+.PHONY: help install demo serve-demo screenshots test test-slow test-distributed test-fault lint evidence evidence-elva tiny-model tiny-embedder bench bench-gpu clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,12 @@ lint: $(STAMP) ## ruff and mypy
 
 evidence: $(STAMP) ## the runs behind docs/evidence (resumable)
 	$(BIN)/fieldmark evidence $(ARGS)
+
+# The most telling table first; runs that a later one shares are not repeated. ARGS="--dry_run" lists them.
+evidence-elva: $(STAMP) ## ELVA's tables in docs/evidence (resumable, hours)
+	@set -e; for table in controls ablation mrbench main posttrain heldout weights; do \
+	  $(BIN)/fieldmark reproduce elva --table $$table --docs docs/evidence $(ARGS); \
+	done
 
 tiny-model: $(STAMP) ## train the bundled model again (resumable)
 	$(BIN)/fieldmark tiny-model $(ARGS)

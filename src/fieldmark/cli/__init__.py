@@ -14,6 +14,7 @@ from fieldmark import __version__
 from fieldmark.cli import (  # noqa: F401  # they register their commands
     contrastive_commands,
     elva_commands,
+    elva_table_commands,
     emoji_commands,
     evaluation_commands,
     experiment_commands,

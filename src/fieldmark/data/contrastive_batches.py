@@ -42,6 +42,7 @@ class ContrastiveBatches:
         mined: query id → negatives, whose hard ones join those that the source names (`Query.negatives`). Known
             positives are dropped from both; so are positives and named negatives that the pool does not have, which
             is for the reader of the data to allow or to refuse.
+        mined_depth: take so many of them only, nearest first; None takes all.
 
     Raises:
         ValueError: a number out of range, a query without positives, an id twice in the pool, a mined one that is not
@@ -55,6 +56,7 @@ class ContrastiveBatches:
         hard_negatives: int,
         seed: int,
         mined: Mapping[str, QueryNegatives] | None = None,
+        mined_depth: int | None = None,
     ) -> None:
         if batch_size < 2:
             raise ValueError(f"batch_size is {batch_size}; a contrast needs at least 2 queries")
@@ -84,7 +86,7 @@ class ContrastiveBatches:
             found = mined.get(query.id) if mined is not None else None
             if found is not None:
                 of_mined += 1
-                hard += [places[one] for one in found.hard if one not in known]
+                hard += [places[one] for one in found.hard[:mined_depth] if one not in known]
             self._negatives.append(np.array(list(dict.fromkeys(hard)), dtype=np.int32))
         if mined is not None and hard_negatives and not of_mined:
             raise ValueError(f"the mined negatives are of other queries than those of {task.name}")

@@ -84,10 +84,13 @@ class MiningReport:
         )
 
 
-def mine_negatives(config: MiningConfig) -> MiningReport:
+def mine_negatives(config: MiningConfig, model: UniversalEmbedder | None = None) -> MiningReport:
     """Embed queries and pool, search exactly, write the folder (whole or not at all).
 
     Holds all candidates' embeddings in memory: 4 bytes × pool × width.
+
+    Args:
+        model: the embedder, if it is loaded already, or is to be asked in another way than it was saved with.
 
     Raises:
         ValueError: no embedder or data, or the folder exists.
@@ -106,7 +109,8 @@ def mine_negatives(config: MiningConfig) -> MiningReport:
         queries: Sequence[Query] = Chosen(task.queries, np.sort(chosen))
     else:
         queries = task.queries
-    model = load_embedder(source, dtype=config.dtype, device=config.device)
+    if model is None:
+        model = load_embedder(source, dtype=config.dtype, device=config.device)
     pool = _embed(model, (Request(one) for one in task.candidates), len(task.candidates), config, "candidates")
     found = _Figures()
     about: dict[str, Any] = {

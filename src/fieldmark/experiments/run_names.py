@@ -9,8 +9,14 @@ from typing import Any
 
 from fieldmark.data.fieldguide.world import FieldguideConfig
 from fieldmark.experiments.runs import Run
+from fieldmark.models.adapters import CONFIG_FILE
 from fieldmark.models.bundled import bundled_path
+from fieldmark.models.embedder_files import EMBEDDER_FILE
+from fieldmark.training.embedder_model import embedder_folder
 from fieldmark.training.run_folder import to_plain
+
+BUNDLED_EMBEDDER = "bundled-embedder"
+"""The embedder that is bundled with the bundled model."""
 
 _LARGE = 64 * 2**20
 
@@ -67,6 +73,27 @@ def supervisor_fingerprint(supervisor: str) -> str:
         digest.update(f"{path.name} {size}\n".encode())
         if size <= _LARGE:
             digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def embedder_fingerprint(base: str) -> str:
+    """Tells embedders apart: a saved one, or a run's, by its files; anything else as `supervisor_fingerprint` does."""
+    named = str(bundled_path() / "embedder") if base == BUNDLED_EMBEDDER else embedder_folder(base)
+    folder = Path(named)
+    if not (folder / EMBEDDER_FILE).is_file():
+        return supervisor_fingerprint(named)
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.name in (EMBEDDER_FILE, CONFIG_FILE):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            for place in ("base", "base_model_name_or_path"):  # where it lay, which changes from machine to machine
+                content.pop(place, None)
+            digest.update(f"{name} {json.dumps(content, sort_keys=True)}\n".encode())
+        elif path.suffix == ".safetensors":
+            digest.update(f"{name} {path.stat().st_size}\n".encode())
+            if path.stat().st_size <= _LARGE:
+                digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

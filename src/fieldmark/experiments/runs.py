@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
-from jsonargparse import ArgumentParser
 
 from fieldmark.evaluation.zero_shot import evaluate_encoder
+from fieldmark.experiments.tables.recipes import read_recipe
 from fieldmark.models.pooler import build_pooler
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
 from fieldmark.training.config import EARLIER, MetricConfig, SagaConfig
@@ -78,17 +78,8 @@ class Run:
 
 
 def load_saga_config(path: Path) -> SagaConfig:
-    """A recipe: a YAML file of `fieldmark train saga`.
-
-    Raises:
-        ValueError: if the file is missing or does not fit SagaConfig.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: the recipes are part of the repository, run from a checkout of it")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(SagaConfig)
-    parsed = parser.instantiate(parser.parse_path(str(path)))
-    return SagaConfig(**{f.name: parsed[f.name] for f in fields(SagaConfig)})
+    """A recipe: a YAML file of `fieldmark train saga`. Errors as `read_recipe`'s."""
+    return read_recipe(SagaConfig, path)
 
 
 def execute(run: Run) -> dict[str, Any]:

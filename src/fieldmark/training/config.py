@@ -25,6 +25,7 @@ EARLIER: dict[str, Any] = {
     "metric.miner": "none",
     "metric.miner_options": {},
     "optimiser.kind": "adamw",
+    "mined_depth": None,
 }
 """Fields that earlier versions had not, by dotted name, and the value that stands for what those versions did: so that
 runs which they began can be resumed."""

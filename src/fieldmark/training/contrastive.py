@@ -71,7 +71,9 @@ class Contrastive(Loop):
             load_training_task(d), config.validation.queries, config.validation.candidates, config.seed
         )
         mined = None if config.mined is None else read_mined(Path(config.mined))
-        self.batches = ContrastiveBatches(self.train, config.batch_size, config.hard_negatives, config.seed, mined)
+        self.batches = ContrastiveBatches(
+            self.train, config.batch_size, config.hard_negatives, config.seed, mined, config.mined_depth
+        )
         self.model = load_for_training(config.model, config.seed)
         if config.model.embedder.slot == "last":  # then no prompt holds [RET]
             self.model.summary_token.row.requires_grad_(False)

@@ -41,6 +41,8 @@ class ContrastiveConfig:
     """Hard negatives that each query brings along at most: those that the data names, and mined ones."""
     mined: str | None = None
     """Folder of `fieldmark data mine`: further hard negatives to draw from."""
+    mined_depth: int | None = None
+    """Draw from so many of a query's mined hard negatives only, nearest first; null: from all."""
     temperature: float = 0.05
     """τ of InfoNCE."""
     optimiser: AdapterOptimiserConfig = field(default_factory=AdapterOptimiserConfig)
@@ -56,5 +58,7 @@ class ContrastiveConfig:
             raise ValueError("contrastive training reads one word: set model.embedder.mode to one_word")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        if self.mined_depth is not None and self.mined_depth < 1:
+            raise ValueError(f"mined_depth must be at least 1, or null, got {self.mined_depth}")
         if self.mined is not None and self.hard_negatives == 0:
             raise ValueError("mined negatives are given, but hard_negatives is 0: none would be used")

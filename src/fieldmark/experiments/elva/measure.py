@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fieldmark.data.contrastive_batches import Chosen
 from fieldmark.data.multimodal.mbeir import open_mbeir_task
 from fieldmark.data.multimodal.mbeir_layout import TASKS, Split, TaskName, find_tasks
 from fieldmark.data.retrieval import Item, Query, RetrievalTask
@@ -22,6 +23,7 @@ from fieldmark.evaluation.grains import (
     grain_compliance,
     grain_sensitivity,
 )
+from fieldmark.evaluation.mbeir import MbeirConfig, evaluate_mbeir
 from fieldmark.evaluation.mrbench import CUTOFF, MrbenchConfig, MrbenchResult, evaluate_mrbench
 from fieldmark.evaluation.ranking import index_relevance, ranking_metrics, self_matches
 from fieldmark.evaluation.retrieval import Interval, bootstrap_interval
@@ -132,6 +134,7 @@ def measure_embedder(
     split: Split = "test",
     *,
     benchmark: Path | str | None = None,
+    most_queries: int | None = None,
     encoding: EncodingConfig | None = None,
     seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
@@ -141,7 +144,8 @@ def measure_embedder(
     Args:
         root: folder in M-BEIR's layout with grains and facts, such as `fieldmark data fieldguide --as mbeir` writes.
         benchmark: JSONL of `fieldmark data mrbench` about this collection.
-        seed: of the bootstrap.
+        most_queries: of each task at most, drawn at random; the pools stay whole.
+        seed: of the bootstrap, and of the queries that are drawn.
         say: told what is being done.
 
     Raises:
@@ -149,7 +153,10 @@ def measure_embedder(
     """
     root, how = Path(root), encoding or EncodingConfig()
     generator = np.random.default_rng(seed)
-    opened = {name: open_mbeir_task(root, name, split)[0] for name in find_tasks(root, split)}
+    opened = {
+        name: _some_queries(open_mbeir_task(root, name, split)[0], most_queries, seed)
+        for name in find_tasks(root, split)
+    }
     with _remembering(model):
         distinct = {one.id: one for task in opened.values() for one in task.candidates}
         say(f"embedding {len(distinct)} candidates")
@@ -186,6 +193,41 @@ def measure_embedder(
         candidates=candidate_cost,
         mrbench=mrbench,
     )
+
+
+def measure_mbeir(
+    model: UniversalEmbedder,
+    root: Path | str,
+    *,
+    benchmark: Path | str | None = None,
+    encoding: EncodingConfig | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """M-BEIR's test table in the local pools, and the multi-grain benchmark, as JSON in the keys of `ElvaFigures`."""
+    how, generator = encoding or EncodingConfig(), np.random.default_rng(seed)
+    table = evaluate_mbeir(model, MbeirConfig(str(root), pools=("local",)), how, generator, say)
+    mrbench = None
+    if benchmark is not None:
+        mrbench = evaluate_mrbench(model, MrbenchConfig(str(benchmark), str(root)), how, generator, say).as_json()
+    recall = {
+        str(row.name): asdict(Recall(row.score, row.interval.low, row.interval.high, row.metrics.num_queries))
+        for row in table.rows
+    }
+    return {
+        "mode": model.config.mode,
+        "average": table.average("local"),
+        "recall": recall,
+        "mbeir": table.as_json(),
+        "mrbench": mrbench,
+    }
+
+
+def _some_queries(task: RetrievalTask, most: int | None, seed: int) -> RetrievalTask:
+    if most is None or len(task.queries) <= most:
+        return task
+    places = np.random.default_rng([seed, 1]).permutation(len(task.queries))[:most]
+    return replace(task, queries=Chosen(task.queries, np.sort(places)))
 
 
 @contextmanager

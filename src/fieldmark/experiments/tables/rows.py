@@ -84,8 +84,8 @@ class TableFiles:
             )
         return tuple(sorted(path.stem for path in self.folder.glob("*.yaml")))
 
-    def read(self, name: str) -> Table[Any]:
-        """Read a table.
+    def read(self, name: str) -> Any:
+        """Read a table; it is of the dataclass `table`.
 
         Raises:
             ValueError: for an unknown name (the nearest is named), or a file that says something unknown.

@@ -1,0 +1,235 @@
+"""Our figures beside the printed ones: Markdown, JSON, figure. The two are never put into one column."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fieldmark.experiments.elva.columns import MEASURED, Column, cells, shown_columns, signal_cells
+from fieldmark.experiments.elva.plan import ElvaTableConfig, PlannedRun
+from fieldmark.experiments.elva.published import IN_WORDS, PRINTED, SMALLER
+from fieldmark.experiments.elva.signals import SIGNALS
+from fieldmark.experiments.elva.tables import BENCHMARK_TITLES, FIELDGUIDE, HEADLINES, MBEIR, Row, Table
+from fieldmark.experiments.tables.cells import spread
+from fieldmark.report.dot_plot import DotRow, dot_plot
+from fieldmark.training.run_folder import to_plain, write_text
+
+Measured = Mapping[str, Any]
+"""A finished run: row, label, seed, run, and what it stored (`runs.execute`)."""
+
+
+def collect(planned: Sequence[PlannedRun]) -> list[dict[str, Any]]:
+    """One entry per finished run of the table (shares, not percent)."""
+    return [
+        {"row": p.row.key, "label": p.row.label, "seed": p.seed, "run": str(p.run.folder), **p.run.read()}
+        for p in planned
+        if p.run.finished
+    ]
+
+
+def write_report(table: Table, planned: Sequence[PlannedRun], config: ElvaTableConfig) -> str:
+    """Write DOCS/elva-<table>-<benchmark>.md, .json and, with a finished run, .svg; returns the Markdown."""
+    folder = config.docs_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"elva-{table.name}-{config.benchmark}"
+    measured = collect(planned)
+    figure = _figure(table, config, measured)
+    if figure is not None:
+        write_text(folder / f"{name}.svg", figure + "\n")
+    text = _markdown(table, config, measured, f"{name}.svg" if figure else None)
+    write_text(folder / f"{name}.md", text)
+    content = {
+        "table": table.name,
+        "benchmark": config.benchmark,
+        "config": to_plain(config),
+        "published": {
+            "source": f"{PRINTED.paper}, {table.paper}",
+            "figures": [asdict(p) for p in PRINTED.of_table(table.name)],
+        },
+        "measured": measured,
+    }
+    write_text(folder / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return text
+
+
+def command(config: ElvaTableConfig) -> str:
+    """The command line that makes this table again; paths of one's own as NAMES."""
+    words = ["fieldmark reproduce elva", f"--table {config.table}", f"--benchmark {config.benchmark}"]
+    for name in ("root", "base", "recipe", "contrastive", "mrbench", "annotations", "videos"):
+        if getattr(config, name) is not None:
+            words.append(f"--{name} {name.upper()}")
+    return " ".join([*words, f"--seeds [{','.join(map(str, config.seeds))}]"])
+
+
+def gains(table: Table, benchmark: str, measured: Sequence[Measured], row: Row, against: str) -> list[float]:
+    """Points of the headline by which a row stands above another, by seed; a start that is measured once counts for
+    every seed."""
+    headline = HEADLINES[table.gains_in(benchmark)][1]
+    scores: dict[str, dict[int, float]] = {row.key: {}, against: {}}
+    for one in measured:
+        score = headline(one["figures"])
+        if one["row"] in scores and score is not None:
+            scores[one["row"]][one["seed"]] = 100 * score
+    base = scores[against]
+    once = len(base) == 1 and next(r for r in table.rows if r.key == against).trains == "none"
+    if once and benchmark != FIELDGUIDE:
+        (only,) = base.values()
+        base = dict.fromkeys(scores[row.key], only)
+    return [score - base[seed] for seed, score in scores[row.key].items() if seed in base]
+
+
+def _markdown(table: Table, config: ElvaTableConfig, measured: Sequence[Measured], figure: str | None) -> str:
+    lines = [f"# ELVA. {table.title}: {BENCHMARK_TITLES[config.benchmark]}", "", _intro(table, config, measured), ""]
+    lines += [_printed_text(table, config), ""]
+    if table.note:
+        lines += [table.note, ""]
+    if figure is not None:
+        lines += [f"![The headline of every run]({figure})", ""]
+    lines += _main_table(table, config, measured)
+    for section in MEASURED:
+        columns = shown_columns(section, measured)
+        if columns:
+            lines += ["", f"## {section.title}", "", section.note, ""]
+            lines += _table([], columns, table.shown(config.benchmark), measured)
+    lines += _signals(table, config, measured)
+    if table.judged is not None:
+        lines += _judgement(table, config, measured)
+    return "\n".join(lines) + "\n"
+
+
+def _intro(table: Table, config: ElvaTableConfig, measured: Sequence[Measured]) -> str:
+    title = HEADLINES[table.gains_in(config.benchmark)][0]
+    seeds = ", ".join(map(str, config.seeds))
+    threads = sorted({r["threads"] for r in measured})
+    what = "seeds of world and training" if config.benchmark == FIELDGUIDE else "training seeds"
+    return (
+        f"Made by `{command(config)}`: {what} {seeds}; percent, mean ± sample standard deviation over seeds. *Gain*: "
+        f"{title}, in points above the row named under it, of the same seed. Each run on "
+        f"{' or '.join(map(str, threads)) or 'no'} thread{'' if threads == [1] else 's'}, "
+        f"{config.processes_used} at a time."
+    )
+
+
+def _printed_text(table: Table, config: ElvaTableConfig) -> str:
+    text = f"Published: {PRINTED.paper}. {table.paper}."
+    if table.name in IN_WORDS:
+        text += f" {IN_WORDS[table.name]}"
+    if PRINTED.of_table(table.name) and config.benchmark != MBEIR:
+        text += (
+            " Printed figures are of other data and a model a thousand times as large: only the order of the rows and "
+            "the sign of the gains can be compared."
+        )
+    return text
+
+
+def _main_table(table: Table, config: ElvaTableConfig, measured: Sequence[Measured]) -> list[str]:
+    labels = {row.key: row.label for row in table.rows}
+    title, score = HEADLINES[table.gains_in(config.benchmark)]
+    printed = bool(PRINTED.of_table(table.name))
+    heads = ["published, M-BEIR (gain)"] if printed else []
+    heads += [title, "gain", "runs", "training, s", "measuring, s"]
+    lines = [f"| row | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for row in table.shown(config.benchmark):
+        mine = [r for r in measured if r["row"] == row.key]
+        found = [100 * value for r in mine if (value := score(r["figures"])) is not None]
+        own = [spread(found) if found else "–"]
+        above = gains(table, config.benchmark, measured, row, row.against) if row.against else []
+        own += [spread(above, sign=True) if above else "–", str(len(mine))]
+        own += [spread((r[key] for r in mine), digits=0) for key in ("training_seconds", "measuring_seconds") if mine]
+        if not mine:
+            own = ["not run yet", "", "", "", ""]
+        against = "" if row.against is None else f" (against: {labels[row.against]})"
+        lines.append(f"| {' | '.join([row.label + against, *([_printed(table, row)] if printed else []), *own])} |")
+    return lines
+
+
+def _printed(table: Table, row: Row) -> str:
+    """'58.7 (+2.1); 2B 53.8 (+2.2)' of the publication, or a dash."""
+    parts = []
+    for metric, before in ((table.headline, ""), (SMALLER, "2B ")):
+        one = PRINTED.find(table.name, row.key, MBEIR, metric)
+        base = None if row.against is None else PRINTED.find(table.name, row.against, MBEIR, metric)
+        if one is not None:
+            gain = "" if base is None else f" ({one.percent - base.percent:+.1f})"
+            parts.append(f"{before}{one.as_text()}{gain}")
+    return "; ".join(parts) or "–"
+
+
+def _table(
+    first: Sequence[str], columns: Sequence[Column], rows: Iterable[Row], measured: Sequence[Measured]
+) -> list[str]:
+    heads = [*first, *(column.title for column in columns)]
+    lines = [f"| row | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for row in rows:
+        mine = [r for r in measured if r["row"] == row.key]
+        if mine:
+            lines.append(f"| {' | '.join([row.label, *cells(columns, mine)])} |")
+    return lines
+
+
+def _signals(table: Table, config: ElvaTableConfig, measured: Sequence[Measured]) -> list[str]:
+    """What the third stage saw of itself, for whoever asks why."""
+    trained = [
+        row for row in table.shown(config.benchmark) if any(r["row"] == row.key and r["signals"] for r in measured)
+    ]
+    if not trained:
+        return []
+    lines = ["", "## What training saw", "", "First → last fifth of the steps, mean over seeds.", ""]
+    lines += [f"| row | {' | '.join(SIGNALS.values())} |", "|---" * (len(SIGNALS) + 1) + "|"]
+    for row in trained:
+        mine = [r["signals"] for r in measured if r["row"] == row.key and r["signals"]]
+        lines.append(f"| {' | '.join([row.label, *signal_cells(mine)])} |")
+    return lines
+
+
+def _judgement(table: Table, config: ElvaTableConfig, measured: Sequence[Measured]) -> list[str]:
+    """One row against every other, by seed: the headline in points and relative, sensitivity, single grains."""
+    judged = next(row for row in table.rows if row.key == table.judged)
+    own = {r["seed"]: r["figures"] for r in measured if r["row"] == judged.key}
+    lines = []
+    for row in table.shown(config.benchmark):
+        points = gains(table, config.benchmark, measured, judged, row.key)
+        if row.key == judged.key or not points:
+            continue
+        others = {r["seed"]: r["figures"] for r in measured if r["row"] == row.key}
+        relative, heard, single = [], [], []
+        for seed in sorted(own.keys() & others.keys()):
+            for values, find in (
+                (relative, HEADLINES[table.gains_in(config.benchmark)][1]),
+                (heard, lambda f: (f.get("sensitivity") or {}).get("relative")),
+            ):
+                mine, theirs = find(own[seed]), find(others[seed])
+                if mine is not None and theirs:
+                    values.append(mine / theirs)
+            one, other = ((f.get("single_grain") or {}).get("mean") for f in (own[seed], others[seed]))
+            if one is not None and other is not None:
+                single.append(100 * (one - other))
+        by_seed = ", ".join(f"{value:+.1f}" for value in points)
+        cells_ = [row.label, f"{spread(points, sign=True)} ({by_seed})"]
+        cells_.append(f"{spread((100 * (v - 1) for v in relative), sign=True)} %" if relative else "–")
+        cells_.append(f"× {spread(heard, digits=2)}" if heard else "–")
+        cells_.append(spread(single, sign=True) if single else "–")
+        lines.append(f"| {' | '.join(cells_)} |")
+    if not lines:
+        return []
+    title = HEADLINES[table.gains_in(config.benchmark)][0]
+    head = (
+        f"| {judged.label} against | {title}, points (by seed) | relative | relative sensitivity | one grain, points |"
+    )
+    return ["", f"## {judged.label}, world by world", "", head, "|---" * 5 + "|", *lines]
+
+
+def _figure(table: Table, config: ElvaTableConfig, measured: Sequence[Measured]) -> str | None:
+    """Ours in the first panel, one dot per seed; the publication's in a panel of its own."""
+    title, score = HEADLINES[table.gains_in(config.benchmark)]
+    ours, theirs = f"measured, {BENCHMARK_TITLES[config.benchmark]}", "published, M-BEIR"
+    rows = []
+    for row in table.shown(config.benchmark):
+        found = [score(r["figures"]) for r in measured if r["row"] == row.key]
+        one = PRINTED.find(table.name, row.key, MBEIR, table.headline)
+        values = {ours: [100 * v for v in found if v is not None], theirs: [] if one is None else [one.percent]}
+        rows.append(DotRow(row.label, row.trains == "elva", values))
+    if not any(row.values[ours] for row in rows):
+        return None
+    printed = [theirs] if any(row.values[theirs] for row in rows) else []
+    return dot_plot(rows, [ours, *printed], title=f"ELVA. {table.title}", unit=f"{title}, percent")
