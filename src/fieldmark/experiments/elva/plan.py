@@ -185,7 +185,6 @@ def plan_runs(config: ElvaTableConfig) -> list[PlannedRun]:
     table: Table = load_table(config.table)
     recipes = read_recipes(config)
     base = embedder_fingerprint(recipes.elva.model.base)
-    by_key = {row.key: row for row in table.rows}
     planned = []
     places = {seed: _place(config, recipes.elva, base, seed) for seed in config.seeds}
     for row in table.run_order(config.benchmark):
@@ -193,15 +192,16 @@ def plan_runs(config: ElvaTableConfig) -> list[PlannedRun]:
         if row.trains == "none" and config.benchmark != FIELDGUIDE:
             seeds = seeds[:1]
         for seed in seeds:
-            run = _run(row, by_key, recipes, config, places[seed], seed)
+            run = _run(row, table, recipes, config, places[seed], seed)
             planned.append(PlannedRun(row, seed, run, places[seed]))
     return planned
 
 
-def _run(
-    row: Row, by_key: Mapping[str, Row], recipes: Recipes, config: ElvaTableConfig, place: Place, seed: int
-) -> ElvaRun:
-    before = None if row.after is None else _run(by_key[row.after], by_key, recipes, config, place, seed)
+def _run(row: Row, table: Table, recipes: Recipes, config: ElvaTableConfig, place: Place, seed: int) -> ElvaRun:
+    before = None
+    if row.after is not None:
+        start = next(one for one in table.rows if one.key == row.after)
+        before = _run(start, table, recipes, config, place, seed)
     changed = row_config(row, recipes.elva, recipes.contrastive, config.benchmark)
     changed = replace(changed, seed=seed, data=replace(changed.data, path=str(place.root)))
     if isinstance(changed, ElvaConfig):
@@ -212,7 +212,7 @@ def _run(
     if before is not None:
         changed = replace(changed, model=replace(changed.model, base=str(before.folder)))
         names["model.base"] = before.folder.parent.name
-    run = ElvaRun(row.trains, row.mode, changed, _measurement(config, place), before, names)
+    run = ElvaRun(row.trains, row.mode, changed, _measurement(table, config, place), before, names)
     folder = config.folder / "runs" / run_name(run) / f"seed-{seed}"
     return replace(run, config=replace(changed, run=str(folder)))
 
@@ -243,15 +243,20 @@ def run_name(run: ElvaRun) -> str:
     return name_of_choices(run.trains, plain, defaults)
 
 
-def _measurement(config: ElvaTableConfig, place: Place) -> Measurement:
-    if load_table(config.table).is_about_video:
+def _measurement(table: Table, config: ElvaTableConfig, place: Place) -> Measurement:
+    if table.is_about_video:
         # A dry run may not say which.
-        return Measurement(annotations=config.annotations or "ANNOTATIONS", videos=config.videos or "VIDEOS")
+        return Measurement(
+            annotations=config.annotations or "ANNOTATIONS",
+            videos=config.videos or "VIDEOS",
+            workers=place.mining.data.workers,
+        )
     return Measurement(
         root=str(place.root),
         published_mbeir=config.benchmark == MBEIR,
         mrbench=None if place.mrbench is None else str(place.mrbench),
         most_queries=EMOJI_QUERIES if config.benchmark == "emoji" else None,
+        workers=place.mining.data.workers,
     )
 
 

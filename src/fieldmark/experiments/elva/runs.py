@@ -54,6 +54,8 @@ class Measurement:
     """… and where the videos are."""
     batch_size: int = 32
     """Requests embedded at a time."""
+    workers: int = 0
+    """Processes that decode pictures ahead; 0 decodes in line."""
 
     def __post_init__(self) -> None:
         if not self.root and self.annotations is None:
@@ -61,7 +63,7 @@ class Measurement:
 
     def of(self, model: UniversalEmbedder) -> dict[str, Any]:
         """The figures, as JSON."""
-        encoding = EncodingConfig(batch_size=self.batch_size)
+        encoding = EncodingConfig(self.batch_size, self.workers)
         if self.annotations is not None and self.videos is not None:
             task = read_video_task(self.annotations, self.videos)
             found = evaluate_video(model, task, encoding, np.random.default_rng(0))

@@ -90,14 +90,14 @@ def one_word(embedder: EmbedderConfig) -> EmbedderConfig:
 
 
 def mining_name(mining: MiningConfig, base: str, model: EmbedderModelConfig, world: Any) -> str:
-    """Same name, same negatives.
+    """Same name, same negatives but for the seed.
 
     Args:
         base: the embedder's fingerprint.
         world: plain values that tell the collection.
     """
     plain = to_plain(mining)
-    for free in ("embedder", "out", "data", "device", "batch_size"):
+    for free in ("embedder", "out", "data", "device", "batch_size", "seed"):
         plain.pop(free)
     asked = to_plain(one_word(model.embedder))
     return name_of_choices("mined", {**plain, "base": base, "asked": asked, "on": world}, {})
