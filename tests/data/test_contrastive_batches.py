@@ -64,6 +64,15 @@ def test_no_more_hard_negatives_than_asked_for_and_all_in_turn():
     assert all(e.negatives == () for e in without.batch(0))
 
 
+def test_of_mined_negatives_the_nearest_are_drawn_from() -> None:
+    given = mined(q0=["c7", "c9", "c11", "c2"])
+    found = set()
+    batches = ContrastiveBatches(task(), 5, 1, seed=0, mined=given, mined_depth=2)
+    for step in range(40):
+        found |= {n for e in batches.batch(step) if e.query == 0 for n in e.negatives}
+    assert {7, 9} <= found and not found & {11, 2}
+
+
 @pytest.mark.parametrize(
     ("change", "arguments", "named"),
     [

@@ -8,8 +8,8 @@ from tests.fixtures_models import save_tiny
 from fieldmark.data.fieldguide.retrieval import FieldguideRetrieval, write_fieldguide_retrieval
 from fieldmark.data.fieldguide.world import FieldguideConfig
 
-WORLD = FieldguideConfig(species=24, per=3, siblings=2, size=24, seed=3, habitat=0)
-RETRIEVAL = FieldguideRetrieval(train_queries=16, val_queries=4, test_queries=12, max_grains=3, nli=0)
+WORLD = FieldguideConfig(species=20, per=3, siblings=2, size=24, seed=3, habitat=0)
+RETRIEVAL = FieldguideRetrieval(train_queries=16, val_queries=4, test_queries=9, max_grains=3, variants=1, nli=0)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from fieldmark.data.multimodal.mbeir import read_mbeir_task
 from fieldmark.evaluation.embedding import EncodingConfig, encode_all
 from fieldmark.evaluation.mbeir import MbeirConfig, evaluate_mbeir
 from fieldmark.evaluation.mrbench import MrbenchConfig, evaluate_mrbench
-from fieldmark.experiments.elva.measure import ElvaFigures, measure_embedder
+from fieldmark.experiments.elva.measure import ElvaFigures, measure_embedder, measure_mbeir
 from fieldmark.experiments.mrbench_building import MrbenchBuildConfig, build_mrbench
 from fieldmark.models.embedding_prompts import EmbedderConfig
 from fieldmark.models.universal_embedder import UniversalEmbedder, load_embedder
@@ -87,3 +87,15 @@ def test_one_word_mode_has_no_summaries(checkpoint: Path, birds: Path) -> None:
     assert figures.truth == {} and figures.queries.tokens is None and figures.candidates.forced is None
     text = json.dumps(figures.as_json())
     assert json.loads(text)["mode"] == "one_word" and '"mrbench": null' in text
+
+
+def test_some_of_the_queries_in_the_whole_pool(checkpoint: Path, birds: Path) -> None:
+    model = load_embedder(checkpoint, config=EmbedderConfig(mode="one_word", image_size=16))
+    some = measure_embedder(model, birds, most_queries=3, encoding=IN_LINE)
+    assert {one.queries for one in some.recall.values()} == {3} and some.queries.requests == 12
+    table = measure_mbeir(model, birds, encoding=IN_LINE)
+    assert some.candidates.requests == len(read_mbeir_task(birds, "fieldguide_task0").candidates) + len(
+        read_mbeir_task(birds, "fieldguide_task3").candidates
+    )
+    assert table["average"] == pytest.approx(np.mean([one["mean"] for one in table["recall"].values()]))
+    assert table["recall"].keys() == some.recall.keys() and table["mrbench"] is None

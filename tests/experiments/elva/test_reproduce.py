@@ -15,6 +15,7 @@ from fieldmark.experiments.elva import plan, reproduce, runs
 from fieldmark.experiments.elva.plan import ElvaTableConfig, plan_runs
 from fieldmark.experiments.elva.reproduce import reproduce_elva
 from fieldmark.experiments.elva.world import ElvaWorld
+from fieldmark.experiments.runs import in_processes
 from fieldmark.models.adapters import AdapterConfig
 from fieldmark.models.embedding_prompts import EmbedderConfig
 from fieldmark.policy.gradient import ReplayConfig
@@ -156,7 +157,15 @@ def test_another_world_in_the_folder_is_refused(config, text):
 def test_report(config, text):
     assert text.startswith("# ELVA. Is it the rewards?: Fieldguide")
     assert "## Recall by direction" in text and "i,t→i" in text and "3 grains" in text
-    assert "## What training saw" in text and "## stage 3, world by world" in text
+    assert "## What training saw" in text and "## stage 3, seed by seed" in text
     assert "| stage 3, rewards permuted (against: stage 2, one word) |" in text
     figure = ElementTree.parse(config.docs_folder / "elva-controls-fieldguide.svg")
     assert len(figure.findall(".//{*}circle")) == len(ROWS)
+
+
+@pytest.mark.slow
+def test_runs_and_worlds_in_processes_of_their_own(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "in_processes", in_processes)
+    config = replace(config, table="main", out=str(tmp_path), seeds=(3, 4), processes=2)
+    assert "not run yet" not in reproduce_elva(config)
+    assert len(stored(config, "main")) == 2

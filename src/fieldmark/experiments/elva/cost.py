@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from fieldmark.experiments.elva.plan import PUBLISHED_QUERIES, ElvaTableConfig, PlannedRun
-from fieldmark.experiments.elva.tables import FIELDGUIDE, MBEIR
+from fieldmark.experiments.elva.tables import EMOJI, FIELDGUIDE, MBEIR
 from fieldmark.experiments.tables.costs import Estimate, estimate_cost, list_runs
 
 MBEIR_TRAINING_QUERIES = 1_100_000
@@ -12,15 +12,15 @@ MBEIR_TRAINING_QUERIES = 1_100_000
 _SMALL = {"elva": 8.0, "contrastive": 4.0, "none": 0.0}
 SECONDS_PER_STEP: Mapping[str, Mapping[str, float]] = {
     FIELDGUIDE: _SMALL,
-    "emoji": _SMALL,
+    EMOJI: _SMALL,
     MBEIR: {"elva": 60.0, "contrastive": 120.0, "none": 0.0},
 }
-MEASURING_SECONDS = {FIELDGUIDE: 90.0, "emoji": 400.0, MBEIR: 40_000.0}
+MEASURING_SECONDS = {FIELDGUIDE: 90.0, EMOJI: 400.0, MBEIR: 40_000.0}
 """Loading, and the test's queries and pools."""
 _ONE_CORE = "arithmetic from 25 ms for a training request and 30 ms for a summary on one core, not a measurement"
 STATED = {
     FIELDGUIDE: f"{_ONE_CORE}; drawing a world and mining come on top, about 4 minutes for each seed",
-    "emoji": f"{_ONE_CORE}; mining comes on top",
+    EMOJI: f"{_ONE_CORE}; mining comes on top",
     MBEIR: "arithmetic for one H200 and a 7B model, not a measurement; mining comes on top",
 }
 

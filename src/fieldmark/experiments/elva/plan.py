@@ -1,13 +1,14 @@
 """Which runs a table of ELVA asks for: rows × seeds, each with its whole configuration and a folder named after it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fieldmark.experiments.elva.runs import ElvaRun, Measurement
 from fieldmark.experiments.elva.tables import (
     BENCHMARK_TITLES,
+    EMOJI,
     FIELDGUIDE,
     MBEIR,
     Row,
@@ -122,11 +123,11 @@ class ElvaTableConfig:
 class Place:
     """The data of some runs, and what is made of it once for all of them.
 
-    identity: plain values that tell the collection, whatever its path. built: whether ``mrbench`` is ours to build.
+    built: whether ``mrbench`` is ours to build.
+    names: what stands for paths in the names of runs, by dotted field.
     """
 
     root: Path
-    identity: Any
     mining: MiningConfig
     model: EmbedderModelConfig
     world: ElvaWorld | None = None
@@ -255,27 +256,26 @@ def _measurement(table: Table, config: ElvaTableConfig, place: Place) -> Measure
         root=str(place.root),
         published_mbeir=config.benchmark == MBEIR,
         mrbench=None if place.mrbench is None else str(place.mrbench),
-        most_queries=EMOJI_QUERIES if config.benchmark == "emoji" else None,
+        most_queries=EMOJI_QUERIES if config.benchmark == EMOJI else None,
         workers=place.mining.data.workers,
     )
 
 
 def _place(config: ElvaTableConfig, elva: ElvaConfig, base: str, seed: int) -> Place:
     """Where the data of a seed are, and what is made of them."""
+    world: ElvaWorld | None = None
     if config.benchmark == FIELDGUIDE:
-        world: ElvaWorld | None = elva_world(seed)
-        assert world is not None
+        world = elva_world(seed)
         folder = config.folder / "worlds" / world.name / f"seed-{seed}"
-        root, identity = folder / "collection", {**to_plain(asdict(world))}
-        identity["world"].pop("seed")
-        mrbench, built = folder / "mrbench" / "mrbench.jsonl", True
+        root, identity = folder / "collection", world.name
     else:
-        world, root = None, Path(config.root or "ROOT")
+        root = Path(config.root or "ROOT")
         folder, identity = config.folder / "shared", str(root.resolve())
-        given = None if config.mrbench is None else Path(config.mrbench)
-        built = given is None and config.benchmark != MBEIR
-        name = name_of_choices("mrbench", {"root": identity}, {})
-        mrbench = folder / name / "mrbench.jsonl" if built else given
+    mrbench = None if config.mrbench is None else Path(config.mrbench)
+    built = mrbench is None and config.benchmark != MBEIR
+    if built:
+        name = "mrbench" if world is not None else name_of_choices("mrbench", {"root": identity}, {})
+        mrbench = folder / name / "mrbench.jsonl"
     n = elva.negatives
     count = n.hard + n.random
     mining = MiningConfig(
@@ -291,4 +291,6 @@ def _place(config: ElvaTableConfig, elva: ElvaConfig, base: str, seed: int) -> P
     name = mining_name(mining, base, elva.model, identity)
     mining = replace(mining, out=str(folder / name))
     names = {"data.path": identity, "model.base": base, "negatives.mined": name, "mined": name}
-    return Place(root, identity, mining, elva.model, world, mrbench, built, names)
+    if config.mrbench is not None:
+        names["mrbench"] = str(Path(config.mrbench).resolve())
+    return Place(root, mining, elva.model, world, mrbench, built, names)

@@ -1,11 +1,12 @@
 """Our figures beside the printed ones: Markdown, JSON, figure. The two are never put into one column."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from fieldmark.experiments.elva.columns import MEASURED, Column, cells, shown_columns, signal_cells
+from fieldmark.experiments.elva.comparison import Measured, compare
 from fieldmark.experiments.elva.plan import ElvaTableConfig, PlannedRun
 from fieldmark.experiments.elva.published import IN_WORDS, PRINTED, SMALLER
 from fieldmark.experiments.elva.signals import SIGNALS
@@ -13,9 +14,6 @@ from fieldmark.experiments.elva.tables import BENCHMARK_TITLES, FIELDGUIDE, HEAD
 from fieldmark.experiments.tables.cells import spread
 from fieldmark.report.dot_plot import DotRow, dot_plot
 from fieldmark.training.run_folder import to_plain, write_text
-
-Measured = Mapping[str, Any]
-"""A finished run: row, label, seed, run, and what it stored (`runs.execute`)."""
 
 
 def collect(planned: Sequence[PlannedRun]) -> list[dict[str, Any]]:
@@ -59,23 +57,6 @@ def command(config: ElvaTableConfig) -> str:
         if getattr(config, name) is not None:
             words.append(f"--{name} {name.upper()}")
     return " ".join([*words, f"--seeds [{','.join(map(str, config.seeds))}]"])
-
-
-def gains(table: Table, benchmark: str, measured: Sequence[Measured], row: Row, against: str) -> list[float]:
-    """Points of the headline by which a row stands above another, by seed; a start that is measured once counts for
-    every seed."""
-    headline = HEADLINES[table.gains_in(benchmark)][1]
-    scores: dict[str, dict[int, float]] = {row.key: {}, against: {}}
-    for one in measured:
-        score = headline(one["figures"])
-        if one["row"] in scores and score is not None:
-            scores[one["row"]][one["seed"]] = 100 * score
-    base = scores[against]
-    once = len(base) == 1 and next(r for r in table.rows if r.key == against).trains == "none"
-    if once and benchmark != FIELDGUIDE:
-        (only,) = base.values()
-        base = dict.fromkeys(scores[row.key], only)
-    return [score - base[seed] for seed, score in scores[row.key].items() if seed in base]
 
 
 def _markdown(table: Table, config: ElvaTableConfig, measured: Sequence[Measured], figure: str | None) -> str:
@@ -133,13 +114,16 @@ def _main_table(table: Table, config: ElvaTableConfig, measured: Sequence[Measur
         mine = [r for r in measured if r["row"] == row.key]
         found = [100 * value for r in mine if (value := score(r["figures"])) is not None]
         own = [spread(found) if found else "–"]
-        above = gains(table, config.benchmark, measured, row, row.against) if row.against else []
+        above: tuple[float, ...] = ()
+        if row.against is not None:
+            against = next(one for one in table.rows if one.key == row.against)
+            above = compare(table, config.benchmark, measured, row, against).points
         own += [spread(above, sign=True) if above else "–", str(len(mine))]
         own += [spread((r[key] for r in mine), digits=0) for key in ("training_seconds", "measuring_seconds") if mine]
         if not mine:
             own = ["not run yet", "", "", "", ""]
-        against = "" if row.against is None else f" (against: {labels[row.against]})"
-        lines.append(f"| {' | '.join([row.label + against, *([_printed(table, row)] if printed else []), *own])} |")
+        under = "" if row.against is None else f" (against: {labels[row.against]})"
+        lines.append(f"| {' | '.join([row.label + under, *([_printed(table, row)] if printed else []), *own])} |")
     return lines
 
 
@@ -183,40 +167,24 @@ def _signals(table: Table, config: ElvaTableConfig, measured: Sequence[Measured]
 
 
 def _judgement(table: Table, config: ElvaTableConfig, measured: Sequence[Measured]) -> list[str]:
-    """One row against every other, by seed: the headline in points and relative, sensitivity, single grains."""
+    """One row against every other."""
     judged = next(row for row in table.rows if row.key == table.judged)
-    own = {r["seed"]: r["figures"] for r in measured if r["row"] == judged.key}
     lines = []
     for row in table.shown(config.benchmark):
-        points = gains(table, config.benchmark, measured, judged, row.key)
-        if row.key == judged.key or not points:
-            continue
-        others = {r["seed"]: r["figures"] for r in measured if r["row"] == row.key}
-        relative, heard, single = [], [], []
-        for seed in sorted(own.keys() & others.keys()):
-            for values, find in (
-                (relative, HEADLINES[table.gains_in(config.benchmark)][1]),
-                (heard, lambda f: (f.get("sensitivity") or {}).get("relative")),
-            ):
-                mine, theirs = find(own[seed]), find(others[seed])
-                if mine is not None and theirs:
-                    values.append(mine / theirs)
-            one, other = ((f.get("single_grain") or {}).get("mean") for f in (own[seed], others[seed]))
-            if one is not None and other is not None:
-                single.append(100 * (one - other))
-        by_seed = ", ".join(f"{value:+.1f}" for value in points)
-        cells_ = [row.label, f"{spread(points, sign=True)} ({by_seed})"]
-        cells_.append(f"{spread((100 * (v - 1) for v in relative), sign=True)} %" if relative else "–")
-        cells_.append(f"× {spread(heard, digits=2)}" if heard else "–")
-        cells_.append(spread(single, sign=True) if single else "–")
-        lines.append(f"| {' | '.join(cells_)} |")
+        found = compare(table, config.benchmark, measured, judged, row)
+        if row.key != judged.key and found.points:
+            by_seed = ", ".join(f"{value:+.1f}" for value in found.points)
+            own = [f"{spread(found.points, sign=True)} ({by_seed})"]
+            own.append(f"{spread(found.relative, sign=True)} %" if found.relative else "–")
+            own.append(f"× {spread(found.sensitivity, digits=2)}" if found.sensitivity else "–")
+            own.append(spread(found.single_grain, sign=True) if found.single_grain else "–")
+            lines.append(f"| {' | '.join([row.label, *own])} |")
     if not lines:
         return []
     title = HEADLINES[table.gains_in(config.benchmark)][0]
-    head = (
-        f"| {judged.label} against | {title}, points (by seed) | relative | relative sensitivity | one grain, points |"
-    )
-    return ["", f"## {judged.label}, world by world", "", head, "|---" * 5 + "|", *lines]
+    heads = [f"{judged.label} against", f"{title}, points (by seed)", "relative", "relative sensitivity"]
+    heads.append("queries of one grain, points")
+    return ["", f"## {judged.label}, seed by seed", "", f"| {' | '.join(heads)} |", "|---" * 5 + "|", *lines]
 
 
 def _figure(table: Table, config: ElvaTableConfig, measured: Sequence[Measured]) -> str | None:

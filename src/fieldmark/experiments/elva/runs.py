@@ -102,7 +102,12 @@ class ElvaRun:
         """The last file that it writes."""
         m = self.measurement
         kind = "video" if m.annotations is not None else "mbeir" if m.published_mbeir else "grains"
-        choices = {"most_queries": m.most_queries, "annotations": m.annotations, "videos": m.videos}
+        choices = {
+            "most_queries": m.most_queries,
+            "annotations": m.annotations,
+            "videos": m.videos,
+            "mrbench": self.names.get("mrbench"),
+        }
         name = name_of_choices(f"{kind}-{self.mode}", choices, dict.fromkeys(choices))
         return self.folder / f"{name}.json"
 

@@ -14,10 +14,8 @@ from fieldmark.training.contrastive_config import ContrastiveConfig
 from fieldmark.training.elva_config import ElvaConfig
 
 Trains = Literal["none", "contrastive", "elva"]
-Benchmark = Literal["fieldguide", "mbeir", "emoji"]
-FIELDGUIDE: Benchmark = "fieldguide"
-MBEIR: Benchmark = "mbeir"
-BENCHMARK_TITLES: Mapping[str, str] = {FIELDGUIDE: "Fieldguide", MBEIR: "M-BEIR", "emoji": "emoji"}
+FIELDGUIDE, MBEIR, EMOJI = "fieldguide", "mbeir", "emoji"
+BENCHMARK_TITLES: Mapping[str, str] = {FIELDGUIDE: "Fieldguide", MBEIR: "M-BEIR", EMOJI: "emoji"}
 
 Figures = Mapping[str, Any]
 """What a run measured, as JSON: `ElvaFigures.as_json`, or the part of it that a benchmark has."""
@@ -91,7 +89,7 @@ _FILES = rows.TableFiles(
     Row,
     Table,
     {"trains": get_args(Trains), "mode": get_args(Mode)},
-    get_args(Benchmark),
+    tuple(BENCHMARK_TITLES),
 )
 
 

@@ -6,7 +6,6 @@ Each is stored whole or not at all, and shared by all runs of that world.
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fieldmark.data.fieldguide.retrieval import FieldguideRetrieval, write_fieldguide_retrieval
 from fieldmark.data.fieldguide.world import FieldguideConfig
@@ -89,12 +88,12 @@ def one_word(embedder: EmbedderConfig) -> EmbedderConfig:
     return replace(embedder, mode="one_word")
 
 
-def mining_name(mining: MiningConfig, base: str, model: EmbedderModelConfig, world: Any) -> str:
+def mining_name(mining: MiningConfig, base: str, model: EmbedderModelConfig, world: str) -> str:
     """Same name, same negatives but for the seed.
 
     Args:
         base: the embedder's fingerprint.
-        world: plain values that tell the collection.
+        world: tells the collection.
     """
     plain = to_plain(mining)
     for free in ("embedder", "out", "data", "device", "batch_size", "seed"):
