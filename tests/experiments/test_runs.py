@@ -1,5 +1,6 @@
 """Runs and their names; processes that do them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from fieldmark.data.fieldguide.world import FieldguideConfig
-from fieldmark.experiments.run_names import placed, run_name
+from fieldmark.experiments.run_names import embedder_fingerprint, placed, run_name
 from fieldmark.experiments.runs import Run, execute
 from fieldmark.training.config import DataConfig, MetricConfig, ModelConfig, SagaConfig
 from fieldmark.training.run_folder import to_plain
@@ -118,3 +119,20 @@ def test_names_of_finished_runs_stay():
         "metric": "metric-d19576e02f",
         "untrained": "untrained-ec8689c797",
     }
+
+
+def test_embedders_are_told_apart_by_their_files_and_not_by_their_place(tmp_path):
+    def saved(name, alpha=4, base="here", weights=b"1"):
+        folder = tmp_path / name / "encoder"
+        (folder / "folded-0").mkdir(parents=True)
+        (folder / "embedder.json").write_text(json.dumps({"base": base, "base_checksum": "x"}))
+        settings = {"lora_alpha": alpha, "base_model_name_or_path": base}
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+        (folder / "folded-0" / "adapter_model.safetensors").write_bytes(weights)
+        return str(tmp_path / name)
+
+    one = embedder_fingerprint(saved("one"))
+    assert one == embedder_fingerprint(saved("two", base="there")) == embedder_fingerprint(f"{tmp_path}/one/encoder")
+    assert one != embedder_fingerprint(saved("three", alpha=8))
+    assert one != embedder_fingerprint(saved("four", weights=b"2"))
+    assert embedder_fingerprint("someone/embedder") == "someone/embedder"

@@ -10,7 +10,7 @@ from typing import Any
 from fieldmark.data.fieldguide.world import FieldguideConfig
 from fieldmark.experiments.runs import Run
 from fieldmark.models.adapters import CONFIG_FILE
-from fieldmark.models.bundled import bundled_path
+from fieldmark.models.bundled import bundled_embedder_path, bundled_path
 from fieldmark.models.embedder_files import EMBEDDER_FILE
 from fieldmark.training.embedder_model import embedder_folder
 from fieldmark.training.run_folder import to_plain
@@ -78,7 +78,7 @@ def supervisor_fingerprint(supervisor: str) -> str:
 
 def embedder_fingerprint(base: str) -> str:
     """Tells embedders apart: a saved one, or a run's, by its files; anything else as `supervisor_fingerprint` does."""
-    named = str(bundled_path() / "embedder") if base == BUNDLED_EMBEDDER else embedder_folder(base)
+    named = str(bundled_embedder_path()) if base == BUNDLED_EMBEDDER else embedder_folder(base)
     folder = Path(named)
     if not (folder / EMBEDDER_FILE).is_file():
         return supervisor_fingerprint(named)
