@@ -49,6 +49,7 @@ def found(answer: httpx.Response) -> list[tuple[str, float]]:
             {"parts": [{"image": 0}], "more_like": [2], "less_like": [7], "where": "split = 'test'"},
             lambda a, b, ids: SearchQuery((Part(1.0, a),), (ids[2],), (ids[7],), "split = 'test'"),
         ),
+        ({"k": 4}, lambda a, b, ids: SearchQuery((Part(1.0, a), Part(1.0, b)), k=4)),
         ({"parts": [{"id": 3}]}, lambda a, b, ids: SearchQuery((Part(1.0, id=ids[3]),))),
         ({"more_like": [0, 1]}, lambda a, b, ids: SearchQuery((), (ids[0], ids[1]))),
     ],

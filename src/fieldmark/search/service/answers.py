@@ -18,7 +18,7 @@ from fieldmark.search.service.config import Limits
 from fieldmark.search.service.decoding import DecodePool
 from fieldmark.search.service.errors import Refusal
 from fieldmark.search.service.pictures import Pictures
-from fieldmark.search.service.schemas import ExplainIn, ExplainOut, Facet, Pair, PictureOrItem, SearchIn
+from fieldmark.search.service.schemas import ExplainIn, ExplainOut, Facet, Pair, PartIn, PictureOrItem, SearchIn
 
 _FACET_ROWS = 20_000
 _FACET_VALUES = 24
@@ -67,11 +67,16 @@ class Answers:
             return self._facets[1]
 
     def search(self, asked: SearchIn, contents: Sequence[bytes]) -> SearchResults:
-        """Embed what needs it, together with what others ask, and find the nearest rows.
+        """Embed what needs it, together with what others ask, and find the nearest rows. Of a query without parts
+        and examples, each of the request's pictures is a part.
 
         Raises:
             Refusal: 400 or 404 for a query that makes no sense here, what `DecodePool` and `EncoderQueue` raise.
         """
+        if not asked.parts and not asked.more_like:  # pictures alone are a query
+            asked = asked.model_copy(
+                update={"parts": [PartIn(weight=1.0, image=number, text=None) for number in range(len(contents))]}
+            )
         self._check_limits(asked)
         named = [*asked.more_like, *asked.less_like, *(part.id for part in asked.parts if part.id is not None)]
         if len(self.index.rows(named)) < len(set(named)):

@@ -22,7 +22,8 @@ class PartIn(_Strict):
 
 
 class SearchIn(_Strict):
-    """A query. At least one part with a positive weight, or one example in `more_like`."""
+    """A query. At least one part with a positive weight, or one example in `more_like`. Without both, each
+    picture of the request is a part."""
 
     parts: list[PartIn] = Field([], max_length=64)
     more_like: list[Id] = Field([], max_length=64, description="items that are wanted more of")
@@ -39,10 +40,10 @@ class PictureOrItem(_Strict):
 
 
 class ExplainIn(_Strict):
-    """Two pictures whose match is to be explained."""
+    """Two pictures whose match is to be explained: the request's first two, unless said otherwise."""
 
-    a: PictureOrItem
-    b: PictureOrItem
+    a: PictureOrItem = PictureOrItem(image=0)
+    b: PictureOrItem = PictureOrItem(image=1)
 
 
 class AddIn(_Strict):
