@@ -116,6 +116,14 @@ class GrainCompliance:
         }
 
 
+def grain_spans(text: str, grain: str) -> list[tuple[int, int]]:
+    """Where a grain's phrase stands in a text: (start, end) in characters, at word boundaries, whatever the case."""
+    phrase = r"[\s:]+".join(map(re.escape, grain.split()))  # "bill shape: hooked" is the grain "bill shape hooked", too
+    if not phrase:
+        return []
+    return [found.span() for found in re.finditer(rf"(?<!\w){phrase}(?!\w)", text, re.IGNORECASE)]
+
+
 def drop_grain(query: Query, grain: str) -> Query | None:
     """The query without this phrase; None if the phrase is not in its text, or nothing would be left to embed.
 
@@ -123,11 +131,11 @@ def drop_grain(query: Query, grain: str) -> Query | None:
     would be left alone at either end or doubled.
     """
     text = query.item.text or ""
-    phrase = r"[\s:]+".join(map(re.escape, grain.split()))  # "bill shape: hooked" is the grain "bill shape hooked", too
-    found = re.search(rf"(?<!\w){phrase}(?!\w)", text, re.IGNORECASE)
-    if not phrase or found is None:
+    found = grain_spans(text, grain)
+    if not found:
         return None
-    before, after = text[: found.start()].rstrip(), text[found.end() :].lstrip()
+    start, end = found[0]
+    before, after = text[:start].rstrip(), text[end:].lstrip()
     if not before:
         after = _LEADING.sub("", after)
     if not after or _LEADING.match(after) or after[0] in ".!?":

@@ -53,11 +53,12 @@ def build_report(report: Report, out: Path) -> Path:
         settings_section(report.settings),
     ]
     mosaic = [pictures.uri(i) for i in spaced_pictures(report.test.labels, MOSAIC)]
-    _write(out, page(report.title, report.intro, sections, mosaic))
+    write_whole(out, page(report.title, report.intro, sections, mosaic))
     return out
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file by UTF-8 text, whole or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:

@@ -39,27 +39,38 @@ PANELS = (
 )
 
 
+@dataclass(frozen=True)
+class LoggedRun:
+    """A run whose curves are drawn: what it is called, its colour and sign, its log.jsonl (None: there is none)."""
+
+    title: str
+    style: str
+    role: str
+    log: Path | None
+
+
 def curves_section(measured: Sequence[Measured]) -> Section:
     """A chart for each figure that any of the logs has."""
-    logs = {one.method.name: read_lines(one.method.log) for one in measured if one.method.log is not None}
+    runs = [LoggedRun(one.title, one.style, one.method.role, one.method.log) for one in measured]
+    return training_section(runs, PANELS, "What each run logged on its way. Test classes play no part in any of it.")
+
+
+def training_section(runs: Sequence[LoggedRun], panels: Sequence[Panel], lead: str) -> Section:
+    """The same for any runs and figures."""
+    logs = [read_lines(run.log) for run in runs]
     charts = []
-    for panel in PANELS:
+    for panel in panels:
         curves = [
-            Curve(one.title, one.style, one.method.role, points)
-            for one in measured
-            if (points := series(logs.get(one.method.name, []), panel.key))
+            Curve(run.title, run.style, run.role, points)
+            for run, lines in zip(runs, logs, strict=True)
+            if (points := series(lines, panel.key))
         ]
         if curves:
             charts.append(_chart(panel, curves))
-    without = [one.title for one in measured if not logs.get(one.method.name)]
+    without = [run.title for run, lines in zip(runs, logs, strict=True) if not lines]
     sentence = missing(f"Without a log: {', '.join(without)}.") if without else None
     body = join(el("div", charts, class_="columns") if charts else None, sentence)
-    return Section(
-        "training",
-        "Training",
-        "What each run logged on its way. Test classes play no part in any of it.",
-        body,
-    )
+    return Section("training", "Training", lead, body)
 
 
 def _chart(panel: Panel, curves: list[Curve]) -> Html:

@@ -53,13 +53,13 @@ class Measured:
 
 def measure(report: Report) -> list[Measured]:
     """Load and evaluate every encoder once."""
-    seen: dict[str, int] = {}
-    measured = []
-    for method in report.methods:
-        number = seen.get(method.role, 0)
-        seen[method.role] = number + 1
-        measured.append(_measure(report, method, f"c-{method.role}-{min(number, 2)}"))
-    return measured
+    styles = role_styles([method.role for method in report.methods])
+    return [_measure(report, method, style) for method, style in zip(report.methods, styles, strict=True)]
+
+
+def role_styles(roles: Sequence[str]) -> list[str]:
+    """CSS class of each row's colour: its role, and its number within the role (the third and later are alike)."""
+    return [f"c-{role}-{min(roles[:i].count(role), 2)}" for i, role in enumerate(roles)]
 
 
 def _measure(report: Report, method: MethodReport, style: str) -> Measured:
