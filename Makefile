@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve-demo screenshots test test-slow test-distributed test-fault lint evidence evidence-elva tiny-model tiny-embedder bench bench-gpu clean
+.PHONY: help install demo demo-elva serve-demo screenshots test test-slow test-distributed test-fault lint evidence evidence-elva tiny-model tiny-embedder bench bench-gpu clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP) ## train, compare and report on the bundled picture world, without a GPU
 	$(BIN)/fieldmark demo $(ARGS)
+
+demo-elva: $(STAMP) ## a universal embedder: stage 2, stage 3 and their controls on the bundled world
+	$(BIN)/fieldmark demo-elva $(ARGS)
 
 serve-demo: $(STAMP) ## search the demo's pictures in the browser (make demo comes first)
 	$(BIN)/fieldmark demo serve $(ARGS)

@@ -272,26 +272,33 @@ def _evaluate(options: "Options") -> Run:
 def _report(options: "Options") -> Run:
     """Writes one self-contained HTML file that compares finished runs on the same pictures: result
     table with intervals, curves, galleries, what the poolers and the supervisor look at,
-    completions with reward and advantage.
+    completions with reward and advantage. Runs of `train contrastive` and `train elva` are compared with
+    each other: rankings with their summaries, ranks of near misses, attention on each part of a query, maps.
 
-    example:
+    examples:
       fieldmark report --run runs/baseline --run runs/a --out report.html --baseline baseline
+      fieldmark report --run runs/stage2 --run runs/stage3 --out report.html
     """
     options.add("--run", "Folder of a finished run; once for each.", required=True, action="append")
     options.add("--out", "The file to write.", default="report.html")
     options.add(
         "--baseline",
-        "Name of the folder of the run to compare with. Not given: the first metric run.",
+        "Name of the folder of the run to compare with. Not given: the first metric run; of universal embedders, where "
+        "the first run began.",
         str | None,
     )
-    options.add("--title", "Headline.", default="Retrieval of unseen classes")
+    options.add("--title", "Headline.", str | None)
     options.add("--workers", "Processes that decode pictures.", int, 0)
 
     def run(given: "Given") -> None:
+        from fieldmark.experiments.elva_reports import report_embedder_runs
         from fieldmark.experiments.run_reports import report_runs
+        from fieldmark.experiments.saved_runs import are_embedder_runs
 
         runs = [Path(one) for one in given.run]
-        path = report_runs(runs, Path(given.out), baseline=given.baseline, title=given.title, workers=given.workers)
+        write = report_embedder_runs if are_embedder_runs(runs) else report_runs
+        title = {} if given.title is None else {"title": given.title}
+        path = write(runs, Path(given.out), baseline=given.baseline, workers=given.workers, **title)
         print(f"report: {path}")
 
     return run

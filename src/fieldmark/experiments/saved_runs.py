@@ -1,9 +1,11 @@
 """What a run's folder says about how it was made."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+
+from fieldmark.training.run_folder import read_config
 
 _Config = TypeVar("_Config")
 
@@ -21,6 +23,23 @@ def read_part(kind: type[_Config], config: Mapping[str, Any], name: str, run: Pa
     if strangers := sorted(set(stored) - known):
         raise ValueError(f"{run}/config.yaml was written by another version: unknown {name}.{strangers[0]}")
     return kind(**stored)
+
+
+def are_embedder_runs(runs: Sequence[Path]) -> bool:
+    """Whether these are runs of `train contrastive` or `train elva`; False: none of them is.
+
+    Raises:
+        ValueError: some are, some are not; or a folder holds no run.
+    """
+    kinds = []
+    for run in runs:
+        model = read_config(run).get("model")
+        kinds.append(isinstance(model, Mapping) and "embedder" in model)
+    if any(kinds) and not all(kinds):
+        raise ValueError(
+            f"{runs[kinds.index(True)]} trained a universal embedder, {runs[kinds.index(False)]} did not: report apart"
+        )
+    return any(kinds)
 
 
 def encoder_folder(path: Path) -> Path:
