@@ -80,7 +80,7 @@ def map_candidates(looked: Looked, shown: Sequence[int], most: int) -> list[int]
 
 def map_panel(points: np.ndarray, kinds: Sequence[str], *, summary: str) -> Html:
     """A square of points (n, 2), each drawn by its kind; "hidden" is not drawn."""
-    reach = float(np.abs(points).max()) * 1.06 or 1.0
+    reach = float(np.abs(points).max()) * 1.14 or 1.0
     placed = 50 + 50 * points / reach
     shapes = [
         el("path", d=_SHAPES[kind], transform=f"translate({number(x)},{number(100 - y)})", class_=f"point {kind}")
