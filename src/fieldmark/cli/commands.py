@@ -291,7 +291,7 @@ def _report(options: "Options") -> Run:
     options.add("--workers", "Processes that decode pictures.", int, 0)
 
     def run(given: "Given") -> None:
-        from fieldmark.experiments.elva_reports import report_embedder_runs
+        from fieldmark.experiments.elva.run_reports import report_embedder_runs
         from fieldmark.experiments.run_reports import report_runs
         from fieldmark.experiments.saved_runs import are_embedder_runs
 

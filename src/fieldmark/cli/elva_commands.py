@@ -54,12 +54,12 @@ def _demo_elva(options: "Options") -> Run:
     example:
       fieldmark demo-elva --out runs/demo-elva
     """
-    from fieldmark.experiments.demo_elva import DemoElvaConfig
+    from fieldmark.experiments.elva.demo import DemoElvaConfig
 
     options.config(DemoElvaConfig)
 
     def run(given: "Given") -> None:
-        from fieldmark.experiments.demo_elva import run_demo_elva
+        from fieldmark.experiments.elva.demo import run_demo_elva
 
         run_demo_elva(given.config)
 

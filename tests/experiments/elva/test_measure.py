@@ -54,6 +54,7 @@ def test_grains_of_text_queries(figures: ElvaFigures, model: UniversalEmbedder, 
     several = [hit for hit, count in zip(figures.hits, counts, strict=True) if count > 1]
     assert figures.multi_grain is not None and figures.multi_grain.mean == np.mean(several)
     assert figures.multi_grain.low <= figures.multi_grain.mean <= figures.multi_grain.high
+    assert figures.multi_grain_hits.tolist() == figures.as_json()["multi_grain_hits"] == several
     assert figures.hits.mean() == figures.recall["fieldguide_task0"].mean
 
 

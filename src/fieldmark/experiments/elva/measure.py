@@ -74,6 +74,7 @@ class ElvaFigures:
         by_grains: Recall@5 of the text → image queries that have so many grains.
         single_grain, multi_grain: of those with one grain, and with two and more; None if there are none.
         hits: per text → image query with grains, 1 if it was found; in the tasks' order, for paired comparisons.
+        multi_grain_hits: of these, the queries of two grains and more.
         sensitivity: of the text → image queries; None where it cannot be measured.
         compliance: of the text → image queries, with the order of near misses; None where it cannot be measured.
         truth: how true the summaries are, by task and of the candidates; empty in one-word mode.
@@ -87,6 +88,7 @@ class ElvaFigures:
     single_grain: Recall | None
     multi_grain: Recall | None
     hits: np.ndarray
+    multi_grain_hits: np.ndarray
     sensitivity: GrainSensitivity | None
     compliance: GrainCompliance | None
     truth: Mapping[str, SummaryTruth]
@@ -109,6 +111,7 @@ class ElvaFigures:
             "by_grains": {str(count): asdict(found) for count, found in one.by_grains.items()},
             "single_grain": None if one.single_grain is None else asdict(one.single_grain),
             "multi_grain": None if one.multi_grain is None else asdict(one.multi_grain),
+            "multi_grain_hits": one.multi_grain_hits.astype(int).tolist(),
             "sensitivity": None if one.sensitivity is None else one.sensitivity.as_json(),
             "compliance": None if one.compliance is None else one.compliance.as_json(),
             "truth": {name: found.as_json() for name, found in one.truth.items()},
@@ -186,6 +189,7 @@ def measure_embedder(
         single_grain=_recall_or_none(hits[grains == 1], generator),
         multi_grain=_recall_or_none(hits[grains > 1], generator),
         hits=hits[grains > 0],
+        multi_grain_hits=hits[grains > 1],
         sensitivity=sensitivity,
         compliance=compliance,
         truth=_truth(tasks, list(distinct.values()), pool) if model.config.mode == "generative" else {},

@@ -31,9 +31,8 @@ class EmbedderRow:
     note: str = ""
     """One sentence: how it was made."""
     figures: Mapping[str, Any] = field(default_factory=dict)
-    """What ``measure_embedder(…).as_json()`` gave; empty: it is not in the result."""
-    multi_grain_hits: Sequence[float] | None = None
-    """Per text → image query of two grains and more, 1 if it was found: for differences query by query."""
+    """What ``measure_embedder(…).as_json()`` gave; empty: it is not in the result. Its ``multi_grain_hits`` (per text →
+    image query of two grains and more, 1 if it was found) make differences query by query."""
     log: Path | None = None
     """The run's log.jsonl."""
 

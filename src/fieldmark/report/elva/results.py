@@ -49,10 +49,10 @@ def result_section(report: ElvaReport, styles: Mapping[str, str]) -> Section:
 
 def paired_difference(one: EmbedderRow, other: EmbedderRow, seed: int) -> Interval | None:
     """Mean over queries of several grains of ``one − other`` in Recall@5; None if one has no hits."""
-    if one.multi_grain_hits is None or other.multi_grain_hits is None:
+    first, second = (row.figures.get("multi_grain_hits") for row in (one, other))
+    if not first or not second:
         return None
-    differences = [a - b for a, b in zip(one.multi_grain_hits, other.multi_grain_hits, strict=True)]
-    return bootstrap_interval(differences, seed) if differences else None
+    return bootstrap_interval([a - b for a, b in zip(first, second, strict=True)], seed)
 
 
 def _verdict(report: ElvaReport, rows: Sequence[EmbedderRow]) -> Html:

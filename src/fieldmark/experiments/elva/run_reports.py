@@ -10,7 +10,7 @@ from fieldmark.data.multimodal.mbeir import open_mbeir_task
 from fieldmark.data.multimodal.mbeir_layout import TASKS, Split, TaskName, find_tasks
 from fieldmark.data.retrieval import RetrievalTask
 from fieldmark.evaluation.embedding import EncodingConfig
-from fieldmark.experiments.elva.measure import TEXT_TO_IMAGE, ElvaFigures, measure_embedder
+from fieldmark.experiments.elva.measure import TEXT_TO_IMAGE, measure_embedder
 from fieldmark.experiments.evaluate_embedder import EmbedderSource
 from fieldmark.models.embedding_prompts import EmbedderConfig
 from fieldmark.models.universal_embedder import UniversalEmbedder, load_embedder
@@ -25,30 +25,6 @@ INTRO = (
     "behind it.\n\nA grain is an atomic part of what a query asks for: one field mark of a bird, say. Queries of "
     "several grains are hard because a picture that lacks one of them looks almost right."
 )
-
-
-@dataclass(frozen=True)
-class MeasuredEmbedder:
-    """What `measure_embedder` found, as it is kept on disk. multi_grain_hits: see `EmbedderRow`."""
-
-    figures: Mapping[str, Any]
-    multi_grain_hits: Sequence[float]
-
-    def as_json(self) -> dict[str, Any]:
-        return {"figures": dict(self.figures), "multi_grain_hits": list(self.multi_grain_hits)}
-
-
-def measured(found: ElvaFigures, root: Path, split: Split = "test") -> MeasuredEmbedder:
-    """Figures, and the hits of the queries of several grains, of all text → image tasks in their order."""
-    counts = [
-        len(query.grains)
-        for name in find_tasks(root, split)
-        if TASKS[name.task] == TEXT_TO_IMAGE
-        for query in open_mbeir_task(root, name, split)[0].queries
-        if query.grains
-    ]
-    hits = [float(hit) for hit, count in zip(found.hits, counts, strict=True) if count > 1]
-    return MeasuredEmbedder(found.as_json(), hits)
 
 
 def shown_task(root: Path, split: Split = "test") -> RetrievalTask:
@@ -107,10 +83,8 @@ def report_embedder_runs(
     full = []
     for row in rows:
         say(f"measuring {row.title}")
-        found = measured(
-            measure_embedder(models[row.name], root, encoding=EncodingConfig(workers=workers), say=say), root
-        )
-        full.append(replace(row, figures=found.figures, multi_grain_hits=found.multi_grain_hits))
+        found = measure_embedder(models[row.name], root, encoding=EncodingConfig(workers=workers), say=say)
+        full.append(replace(row, figures=found.as_json()))
     after = next((row.name for row in reversed(rows) if row.role == "method"), names[-1])
     before = baseline or "start"
     if after == before:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.report.reading import Reader
 
-from fieldmark.experiments.elva_reports import report_embedder_runs, shown_task
+from fieldmark.experiments.elva.run_reports import report_embedder_runs, shown_task
 from fieldmark.experiments.saved_runs import are_embedder_runs
 from fieldmark.models.adapters import AdapterConfig
 from fieldmark.models.embedding_prompts import EmbedderConfig
