@@ -50,9 +50,10 @@ def test_both_worlds_can_be_drawn(tmp_path, monkeypatch):
 def test_bad_settings_are_named(tmp_path):
     with pytest.raises(ValueError, match="processes must be at least 1, got 0"):
         DemoElvaConfig(processes=0)
-    with pytest.raises(ValueError, match="no embedder given"):
+    with pytest.raises(ValueError, match="base is empty"):
         DemoElvaConfig(base="")
-    (tmp_path / "demo.json").write_text(json.dumps({"base": "bundled", "seed": 1, "short": True}))
+    base = demo_runs(DemoElvaConfig())["stage3"].config.model.base
+    (tmp_path / "demo.json").write_text(json.dumps({"base": base, "seed": 1, "short": True}))
     with pytest.raises(ValueError, match="holds another demo"):
         run_demo_elva(DemoElvaConfig(out=str(tmp_path), short=True))
 

@@ -37,8 +37,9 @@ class DemoElvaConfig:
 
     out: str = "runs/demo-elva"
     """Folder of the collection, the runs, report.html and results.json. What is finished is not repeated."""
-    base: str = "bundled"
-    """The embedder after stage 2: "bundled", or the folder of a run, of a saved embedder or of a whole model."""
+    base: str | None = None
+    """The embedder after stage 2: the folder of a run, of a saved embedder or of a whole model. Not given: that of
+    configs/fieldguide/elva.yaml."""
     seed: int = 0
     """World and training seed."""
     processes: int = 2
@@ -49,8 +50,8 @@ class DemoElvaConfig:
     def __post_init__(self) -> None:
         if self.processes < 1:
             raise ValueError(f"processes must be at least 1, got {self.processes}")
-        if not self.base:
-            raise ValueError("no embedder given: set base to 'bundled', or to the folder of an embedder")
+        if self.base == "":
+            raise ValueError("base is empty: name an embedder, or leave it out for the recipe's")
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def demo_runs(config: DemoElvaConfig) -> dict[str, ElvaRun]:
         elva,
         seed=config.seed,
         data=replace(elva.data, path=str(out / "collection")),
-        model=replace(elva.model, base=config.base),
+        model=replace(elva.model, base=config.base or elva.model.base),
         negatives=replace(elva.negatives, mined=str(out / "mined")),
     )
     one_word = replace(elva.model.embedder, mode="one_word")
@@ -158,11 +159,11 @@ def run_demo_elva(config: DemoElvaConfig) -> Path:
     """
     out, began = Path(config.out), time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    _require_same_demo(config)
     runs = demo_runs(config)
+    _require_same_demo(config, runs)
     _prepare(config, runs)
     found = _execute(config, runs)
-    summary = summarise(found, config, time.perf_counter() - began)
+    summary = summarise(found, config, runs, time.perf_counter() - began)
     write_text(out / "results.json", json.dumps(summary, indent=2) + "\n")
     print("Writing the report …", flush=True)
     report = _report(found, config, runs, summary)
@@ -170,9 +171,9 @@ def run_demo_elva(config: DemoElvaConfig) -> Path:
     return report
 
 
-def _require_same_demo(config: DemoElvaConfig) -> None:
+def _require_same_demo(config: DemoElvaConfig, runs: Mapping[str, ElvaRun]) -> None:
     path = Path(config.out) / "demo.json"
-    asked = {"base": config.base, "seed": config.seed, "short": config.short}
+    asked = {"base": runs[AFTER].config.model.base, "seed": config.seed, "short": config.short}
     if not path.is_file():
         write_text(path, json.dumps(asked, indent=1) + "\n")
     elif (stored := json.loads(path.read_text(encoding="utf-8"))) != asked:
@@ -226,17 +227,20 @@ def _execute(config: DemoElvaConfig, runs: Mapping[str, ElvaRun]) -> dict[str, d
     return {row.name: found[row.name] for row in ROWS}
 
 
-def summarise(found: Mapping[str, Mapping[str, Any]], config: DemoElvaConfig, seconds: float) -> dict[str, Any]:
+def summarise(
+    found: Mapping[str, Mapping[str, Any]], config: DemoElvaConfig, runs: Mapping[str, ElvaRun], seconds: float
+) -> dict[str, Any]:
     """results.json: every row's figures, and how they were made."""
     rows = []
     for row in ROWS:
         stored = {key: value for key, value in found[row.name].items() if key not in ("figures", "seed")}
         rows.append({"method": row.name, **stored, **found[row.name]["figures"]})
-    command = f"fieldmark demo-elva --out {config.out} --base {config.base} --seed {config.seed}"
+    base = runs[AFTER].config.model.base
+    command = f"fieldmark demo-elva --out {config.out} --base {base} --seed {config.seed}"
     return {
         "rows": rows,
         "seed": config.seed,
-        "base": config.base,
+        "base": base,
         **to_plain(demo_world(config)),
         "versions": versions(),
         "command": command + (" --short" if config.short else ""),
