@@ -104,6 +104,7 @@ def test_everything_is_there_and_nothing_is_loaded(full: tuple[ElvaReport, Path]
     assert "missing" not in {a.get("class") for tag, a in reader.tags if tag == "p"} or "Nothing to show" in text
     for word in ("Mean reward", "Groups with signal", "Entropy", "KL to the start", "Tokens", "Forced endings"):
         assert word in reader.text
+    assert "Pictures of the pool" in reader.text and text.count('class="heat"') == 2 * text.count("Equal shares") > 0
     assert sorted(full[1].parent.iterdir()) == [full[1]]
 
 

@@ -164,7 +164,7 @@ def run_demo_elva(config: DemoElvaConfig) -> Path:
     _prepare(config, runs)
     found = _execute(config, runs)
     summary = summarise(found, config, runs, time.perf_counter() - began)
-    write_text(out / "results.json", json.dumps(summary, indent=2) + "\n")
+    write_text(out / "results.json", json.dumps(to_plain(summary), indent=2) + "\n")
     print("Writing the report …", flush=True)
     report = _report(found, config, runs, summary)
     print(f"\n{table(found)}\n\nReport: {report}\nFigures: {out / 'results.json'}")

@@ -1,6 +1,7 @@
 """Section "What the embedding looks at": attention on each part of the query, before and after."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +10,14 @@ import torch
 from fieldmark.evaluation.grain_attention import GrainAttention, attention_layer, grain_attention
 from fieldmark.models.embedding_prompts import Request
 from fieldmark.models.universal_embedder import UniversalEmbedder
+from fieldmark.report.attention import heat_controls
 from fieldmark.report.charts import BarRow, stacked_bars
 from fieldmark.report.elva.inputs import ElvaReport
-from fieldmark.report.elva.items import query_words
+from fieldmark.report.elva.items import ItemPictures, query_words
 from fieldmark.report.elva.looking import Looked, Side
 from fieldmark.report.html import Html, el, join, number
 from fieldmark.report.page import Section, missing
+from fieldmark.report.pictures import heat_uri
 from fieldmark.report.svg import Scale, line, marker_icon, text, tick_text, ticks
 
 _ROW = 24
@@ -31,7 +34,7 @@ class GrainBar:
     summary: float
 
 
-def attention_section(report: ElvaReport, looked: Looked) -> Section:
+def attention_section(report: ElvaReport, looked: Looked, pictures: ItemPictures) -> Section:
     """The mean over many queries, then bars for the shown ones."""
     title = "What the embedding looks at"
     with_grains = [i for i, query in enumerate(looked.queries) if query.grains]
@@ -42,7 +45,11 @@ def attention_section(report: ElvaReport, looked: Looked) -> Section:
     spaced = np.linspace(0, len(with_grains) - 1, min(report.sizes.attention_queries, len(with_grains)))
     averaged = sorted({with_grains[int(i)] for i in spaced})
     wanted = sorted({*averaged, *shown})
-    found = [(side, attended(side.model, looked, wanted, report)) for side in looked.sides]
+    asked = [looked.queries[i] for i in wanted]
+    requests, grains = [Request(one.item, one.instruction) for one in asked], [one.grains for one in asked]
+    found = [
+        (side, dict(zip(wanted, attended(side.model, requests, grains, report), strict=True))) for side in looked.sides
+    ]
     layer = report.attention_layer if report.attention_layer is not None else attention_layer(looked.after.model)
     lead = (
         f"The embedding is the model's state at one position. Shares of that position's attention in layer {layer} "
@@ -75,8 +82,9 @@ def attention_section(report: ElvaReport, looked: Looked) -> Section:
         class_="legend",
     )
     body = join(
-        el("h3", "Mean", el("small", f" {len(averaged)} queries")),
+        el("h3", "Queries", el("small", f" mean over {len(averaged)}")),
         mean,
+        _pictures(report, looked, pictures),
         el("h3", "Single queries"),
         legend,
         el("div", figures, class_="columns"),
@@ -85,25 +93,75 @@ def attention_section(report: ElvaReport, looked: Looked) -> Section:
 
 
 def attended(
-    model: UniversalEmbedder, looked: Looked, queries: Sequence[int], report: ElvaReport
-) -> Mapping[int, GrainAttention]:
-    """Where each query's embedding looks. Summaries are written again, greedily: their tokens are needed."""
-    found: dict[int, GrainAttention] = {}
-    for start in range(0, len(queries), report.batch_size):
-        block = queries[start : start + report.batch_size]
-        asked = [looked.queries[i] for i in block]
-        requests = [Request(query.item, query.instruction) for query in asked]
+    model: UniversalEmbedder, requests: Sequence[Request], grains: Sequence[Sequence[str]], report: ElvaReport
+) -> list[GrainAttention]:
+    """Where each request's embedding looks. Summaries are written again, greedily: their tokens are needed."""
+    found: list[GrainAttention] = []
+    for start in range(0, len(requests), report.batch_size):
+        block = slice(start, start + report.batch_size)
         summaries = None
         if model.config.mode == "generative":
             # Greedy: what the generator gives decides nothing.
             groups = model.sample_summaries(
-                requests, num_samples=1, temperature=0.0, top_p=1.0, generator=torch.Generator()
+                requests[block], num_samples=1, temperature=0.0, top_p=1.0, generator=torch.Generator()
             )
             summaries = [one.completion.ids for (one,) in groups]
-        grains = [query.grains for query in asked]
-        shares = grain_attention(model, requests, grains, summaries, layer=report.attention_layer)
-        found.update(zip(block, shares, strict=True))
+        found += grain_attention(model, requests[block], grains[block], summaries, layer=report.attention_layer)
     return found
+
+
+def _pictures(report: ElvaReport, looked: Looked, pictures: ItemPictures) -> Html | None:
+    """Candidates that are pictures: the mean over many, and a right one of each shown query under its attention."""
+    known = [i for i, one in enumerate(looked.candidates) if one.image is not None and not one.text and one.facts]
+    if not known:
+        return None
+    spaced = np.linspace(0, len(known) - 1, min(report.sizes.attention_queries, len(known)))
+    averaged = sorted({known[int(i)] for i in spaced})
+    right = [next((i for i in known if i in looked.relevant[query]), None) for query in looked.shown]
+    shown = list(dict.fromkeys(i for i in right if i is not None))
+    wanted = sorted({*averaged, *shown})
+    items = [looked.candidates[i] for i in wanted]
+    found = []
+    for side in looked.sides:
+        shares = attended(side.model, [Request(one) for one in items], [one.facts for one in items], report)
+        found.append((side, dict(zip(wanted, shares, strict=True))))
+    bars = [
+        BarRow(side.row.title, side.style, side.row.role, _mean_shares([one[i] for i in averaged]))
+        for side, one in found
+    ]
+    parts = ("true words in the summary", "picture", "everything else")
+    rows = []
+    for i in shown:
+        tiles = [
+            el("figure", el("span", _image(pictures, looked, i), class_="layers"), el("figcaption", "Equal shares"))
+        ]
+        for side, one in found:
+            patches = one[i].patches
+            side_length = math.isqrt(patches.numel())
+            if side_length**2 != patches.numel() or not float(patches.sum()) > 0:
+                continue
+            heat = heat_uri(patches / patches.sum(), (side_length, side_length))
+            layers = el(
+                "span", _image(pictures, looked, i), el("img", src=heat, alt="", class_="heat"), class_="layers"
+            )
+            label = [el("span", marker_icon(side.row.role), class_=side.style), side.row.title]
+            share = el("small", f"{100 * one[i].picture:.0f} % on the picture")
+            tiles.append(el("figure", layers, el("figcaption", label, share)))
+        rows.append(el("article", el("div", tiles, class_="tiles of-4")))
+    return join(
+        el("h3", "Pictures of the pool", el("small", f" mean over {len(averaged)}")),
+        stacked_bars(bars, parts, summary="Shares of attention, candidates that are pictures."),
+        el("p", "Where on the picture: its patches' shares among each other, one right picture of each query below.",
+           class_="small"),
+        heat_controls(),
+        el("div", rows, class_="attended"),
+    )  # fmt: skip
+
+
+def _image(pictures: ItemPictures, looked: Looked, place: int) -> Html:
+    file = looked.candidates[place].image
+    assert file is not None
+    return el("img", src=pictures.uri(file), alt=f"A right picture: {file.name}")
 
 
 def grain_rows(grains: Sequence[str], found: Sequence[tuple[Side, GrainAttention]]) -> list[tuple[str, list[GrainBar]]]:

@@ -40,7 +40,7 @@ def build_elva_report(report: ElvaReport, out: Path) -> Path:
         result_section(report, styles),
         rankings_section(report, looked, pictures),
         ranks_section(report, looked),
-        attention_section(report, looked),
+        attention_section(report, looked, pictures),
         maps_section(report, looked),
         training_curves(report, styles),
         settings_section(report.settings),
