@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from fieldmark.data.fieldguide.species import FIELD_MARKS
-from fieldmark.data.fieldguide.wording import statement
+from fieldmark.data.fieldguide.retrieval_queries import grain_split
+from fieldmark.data.fieldguide.species import FIELD_MARKS, is_reserved
+from fieldmark.data.fieldguide.wording import statement, statements
 from fieldmark.data.retrieval import Item
 from fieldmark.experiments.tiny_embedder.summaries import as_example, draw_copy, draw_described
 from fieldmark.experiments.tiny_embedder.train import EMBEDDER, TinyEmbedderConfig, train_tiny_embedder
@@ -40,6 +41,9 @@ def test_summaries_of_texts_say_a_part_of_what_is_asked_for():
         truth, said = asked(request.item.text), asked(summary)
         assert request.picture is None and said and said.items() <= truth.items(), (request, summary)
         shares.append(len(said) / len(truth))
+        assert len(truth) < 8 or not is_reserved(truth), "an evaluation species"
+        if 1 < len(truth) <= 4 and "\n" not in request.item.text:
+            assert grain_split(statements(truth)) == "train", "a combination that test queries ask for"
     assert 0.4 < np.mean(shares) < 0.8 and max(shares) == 1, "some drop grains, some do not"
 
 
@@ -51,7 +55,7 @@ def test_summaries_of_pictures_are_true_of_them_but_for_the_change(pool):
         request, summary = draw_described(pool, picture, rng)
         attributes = pool.attributes(picture)
         truth = {name: attributes[name] for name in FIELD_MARKS} | asked(request.item.text)
-        assert asked(summary).items() <= truth.items()
+        assert asked(summary).items() <= truth.items() and not is_reserved(truth)
         assert torch.equal(request.picture, torch.from_numpy(pool.images[picture]))
         changed += request.item.text is not None
     assert 20 < changed < 60

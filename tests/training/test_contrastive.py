@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from tests.fixtures_models import save_tiny
 from tests.fixtures_retrieval import write_squares
 
+from fieldmark.data.summaries import KnownSummary, read_summaries, summary_lines
 from fieldmark.models.adapters import AdapterConfig
 from fieldmark.models.embedding_prompts import EmbedderConfig, Request
 from fieldmark.models.universal_embedder import load_embedder
@@ -23,7 +25,8 @@ from fieldmark.training.contrastive import Contrastive, train_contrastive
 from fieldmark.training.contrastive_config import ContrastiveConfig, EmbedderModelConfig, HeldOutConfig
 from fieldmark.training.log import read_log
 from fieldmark.training.optimiser import AdapterOptimiserConfig
-from fieldmark.training.retrieval_data import RetrievalDataConfig
+from fieldmark.training.rehearsal import RehearsalConfig
+from fieldmark.training.retrieval_data import RetrievalDataConfig, load_training_task
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,17 @@ def config(squares, checkpoint, tmp_path) -> ContrastiveConfig:
         optimiser=AdapterOptimiserConfig(lr=3e-3),
         schedule=ScheduleConfig(steps=3, validate_every=3, checkpoint_every=1, select="last"),
     )
+
+
+@pytest.fixture
+def rehearsing(config, tmp_path) -> ContrastiveConfig:
+    """The same beside known summaries of all queries and candidates."""
+    task = load_training_task(config.data)
+    known = [KnownSummary("query", q.id, f"find {q.item.text or 'it'}") for q in task.queries]
+    known += [KnownSummary("candidate", c.id, f"{c.text or 'a square'}") for c in task.candidates]
+    file = tmp_path / "summaries.jsonl"
+    file.write_text(summary_lines(known), encoding="utf-8")
+    return replace(config, rehearsal=RehearsalConfig(path=str(file), per_step=5, weight=0.5))
 
 
 def without_dropout(config: ContrastiveConfig) -> ContrastiveConfig:
@@ -119,6 +133,49 @@ def test_a_step_is_the_gradient_of_a_plain_graph(config, monkeypatch):
         assert scale > 0 and torch.allclose(fast[name], slow[name], rtol=1e-3, atol=1e-4 * scale), name
 
 
+def test_rehearsal_adds_the_cross_entropy_of_summaries(rehearsing, monkeypatch):
+    """The twin: one summary at a time, all logits, a plain softmax; [RET] is the last target."""
+    config = without_dropout(rehearsing)
+    plain = gradients(one_step(replace(config, rehearsal=RehearsalConfig()), monkeypatch)[0])
+    run, figures = one_step(config, monkeypatch)
+    fast = gradients(run)
+
+    run.model.zero_grad()
+    run.model.eval()
+    assert run.rehearsal is not None and len(run.rehearsal) == len(run.train.queries) + len(run.train.candidates)
+    known = {(one.of, one.id): one.summary for one in read_summaries(Path(config.rehearsal.path))}
+    backbone, total, count, pictured = run.model.backbone, 0.0, 0, 0
+    places = run.rehearsal.places(0)
+    assert len(places) == 5 and places != run.rehearsal.places(1)
+    rng = np.random.default_rng([1, 6, 0])
+    for place in places:
+        first = len(run.train.queries)
+        if place < first:
+            query = run.train.queries[place].reworded(rng)
+            request = Request(query.item, query.instruction)
+        else:
+            request = Request(run.train.candidates[place - first])
+        pictured += request.item.image is not None
+        summary = known["query" if place < first else "candidate", request.item.id]
+        ids = backbone.tokenizer(summary, add_special_tokens=False)["input_ids"]
+        target = torch.tensor([*ids, run.model.summary_id])
+        seen = run.model.pictures([request])
+        batch = backbone.embed([run.model.prompt(request, "generative")], seen.vision, seen.of, suffixes=[ids])
+        logits = backbone.logits(backbone.decode_prompts(batch))[0, -len(target) :]
+        total = total + F.cross_entropy(logits, target, reduction="sum")
+        count += len(target)
+    assert 0 < pictured < 5
+    loss = total / count
+    (0.5 * loss).backward()
+    slow = gradients(run)
+
+    assert figures["rehearsal"] == pytest.approx(loss.item(), rel=1e-4)
+    for name in fast:
+        expected = plain[name] + slow.get(name, torch.zeros(()))
+        scale = float(expected.abs().max())
+        assert scale > 0 and torch.allclose(fast[name], expected, rtol=1e-3, atol=1e-4 * scale), name
+
+
 def test_neither_chunks_nor_decoding_processes_change_the_gradient(config, monkeypatch):
     plain = gradients(one_step(replace(without_dropout(config), chunk_size=100), monkeypatch)[0])
     ahead = replace(config.data, workers=1)
@@ -150,8 +207,9 @@ def test_training_learns_and_the_saved_embedder_is_the_trained_one(config):
     assert torch.allclose(saved.encode(requests).embeddings, run.model.encode(requests).embeddings, atol=1e-6)
 
 
-def test_resume_after_a_crash_is_exact(config, tmp_path, monkeypatch):
-    """Dropout, wordings, positives and negatives are drawn again as they were."""
+def test_resume_after_a_crash_is_exact(rehearsing, tmp_path, monkeypatch):
+    """Dropout, wordings, positives, negatives and rehearsed summaries are drawn again as they were."""
+    config = rehearsing
     train_contrastive(config)
     broken = replace(config, run=str(tmp_path / "broken"))
     real, calls = Contrastive.step, []
@@ -171,7 +229,10 @@ def test_resume_after_a_crash_is_exact(config, tmp_path, monkeypatch):
     whole, resumed = (saved_adapter(run) for run in (config.run, broken.run))
     assert whole.keys() == resumed.keys() and len(whole) == 42
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    logs = [[line["loss"] for line in read_log(Path(run) / "log.jsonl")] for run in (config.run, broken.run)]
+    logs = [
+        [(line["loss"], line["rehearsal"]) for line in read_log(Path(run) / "log.jsonl")]
+        for run in (config.run, broken.run)
+    ]
     assert logs[0] == logs[1]
 
 
@@ -209,9 +270,9 @@ def test_stage_one_on_triplets_then_stage_two_on_top(config, tmp_path):
 
 
 @pytest.mark.distributed
-def test_two_processes_train_the_same_adapter_as_one(config, tmp_path):
+def test_two_processes_train_the_same_adapter_as_one(rehearsing, tmp_path):
     """Through torchrun's variables and the command line, dropout off: 3 steps, up to float noise."""
-    config = without_dropout(config)
+    config = without_dropout(rehearsing)
     train_contrastive(config)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -222,7 +283,8 @@ def test_two_processes_train_the_same_adapter_as_one(config, tmp_path):
         "validation.candidates": 20, "base": m.base, "model.adapter.rank": 4, "model.adapter.alpha": 8,
         "model.adapter.dropout": 0, "model.embedder.image_size": 16, "batch_size": 8, "chunk_size": 5,
         "hard_negatives": 1, "optimiser.lr": 3e-3, "schedule.steps": 3, "schedule.validate_every": 3,
-        "schedule.checkpoint_every": 1,
+        "schedule.checkpoint_every": 1, "rehearsal": config.rehearsal.path, "rehearsal.per_step": 5,
+        "rehearsal.weight": 0.5,
     }  # fmt: skip
     command = [sys.executable, "-m", "fieldmark", "train", "contrastive", *(f"--{k}={v}" for k, v in options.items())]
     where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -235,7 +297,8 @@ def test_two_processes_train_the_same_adapter_as_one(config, tmp_path):
     one, two = saved_adapter(config.run), saved_adapter(str(tmp_path / "two"))
     assert all(torch.allclose(one[name], two[name], atol=3e-4) for name in one)
     logs = [read_log(Path(run) / "log.jsonl") for run in (config.run, str(tmp_path / "two"))]
-    assert [line["loss"] for line in logs[0]] == pytest.approx([line["loss"] for line in logs[1]], rel=1e-3)
+    for name in ("loss", "rehearsal"):
+        assert [line[name] for line in logs[0]] == pytest.approx([line[name] for line in logs[1]], rel=1e-3)
     assert logs[0][-1]["val_recall_at_1"] == logs[1][-1]["val_recall_at_1"]
 
 
@@ -248,6 +311,7 @@ def test_two_processes_train_the_same_adapter_as_one(config, tmp_path):
         ({"batch_size": 1}, "batch_size is 1"),
         ({"batch_size": 1000}, "only 44 training queries"),
         ({"mined": "nowhere"}, "nowhere holds no mined negatives"),
+        ({"rehearsal": RehearsalConfig(path="nowhere")}, "no file of summaries nowhere"),
     ],
 )
 def test_bad_input_is_named_before_anything_is_written(config, change, named):

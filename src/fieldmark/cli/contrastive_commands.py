@@ -28,7 +28,7 @@ def _train_contrastive(options: "Options") -> Run:
     """
     from fieldmark.training.contrastive_config import ContrastiveConfig
 
-    options.config(ContrastiveConfig, {"data": "data.path", "base": "model.base"})
+    options.config(ContrastiveConfig, {"data": "data.path", "base": "model.base", "rehearsal": "rehearsal.path"})
     options.flag("--resume", "Continue the run of this folder from its last checkpoint; start it if there is none.")
     options.flag("--overwrite", "Delete the run in this folder and start again.")
 
@@ -65,5 +65,25 @@ def _data_mine(options: "Options") -> Run:
         from fieldmark.experiments.mining import mine_negatives
 
         print(mine_negatives(given.config).as_text())
+
+    return run
+
+
+@command("data summaries", "summaries of training queries and candidates, to be rehearsed in contrastive training")
+def _data_summaries(options: "Options") -> Run:
+    """Lets a model sum up training queries and candidates, before contrastive training makes it forget how to.
+    `fieldmark train contrastive --rehearsal FILE` keeps the ability that ELVA's third stage needs.
+
+    example:
+      fieldmark data summaries --embedder models/qwen2-vl --data M-BEIR --out summaries.jsonl
+    """
+    from fieldmark.experiments.summarising import SummariesConfig
+
+    options.config(SummariesConfig, {"data": "data.path"})
+
+    def run(given: "Given") -> None:
+        from fieldmark.experiments.summarising import write_summaries
+
+        print(write_summaries(given.config).as_text())
 
     return run

@@ -26,6 +26,9 @@ EARLIER: dict[str, Any] = {
     "metric.miner_options": {},
     "optimiser.kind": "adamw",
     "mined_depth": None,
+    "rehearsal.path": None,
+    "rehearsal.per_step": 16,  # this and the next: not read without a path
+    "rehearsal.weight": 1.0,
 }
 """Fields that earlier versions had not, by dotted name, and the value that stands for what those versions did: so that
 runs which they began can be resumed."""

@@ -1,7 +1,8 @@
 """`fieldmark train contrastive`: ELVA's stages 1 and 2 (arXiv 2606.20280), a batch of any size in a chunk's memory.
 
 A step: draw queries, each with one positive and perhaps hard negatives; embed all of them in one-word mode, chunk by
-chunk, with GradCache around InfoNCE over the whole batch of all processes; one AdamW step of the adapter.
+chunk, with GradCache around InfoNCE over the whole batch of all processes; replay known summaries, if there are any
+(`training.rehearsal`); one AdamW step of the adapter.
 
 Inside a batch, requests of like length share a chunk, which saves padding. Batches are not made of like lengths: each
 query keeps negatives of every length and task.
@@ -35,6 +36,7 @@ from fieldmark.training.embedder_model import load_for_training
 from fieldmark.training.grad_cache import backward_in_chunks
 from fieldmark.training.loop import Loop, how_measured
 from fieldmark.training.optimiser import build_adapter_optimiser
+from fieldmark.training.rehearsal import Rehearsal
 from fieldmark.training.retrieval_data import load_training_task
 
 VALIDATION_RANKS = (1, 5, 10)
@@ -74,6 +76,7 @@ class Contrastive(Loop):
         self.batches = ContrastiveBatches(
             self.train, config.batch_size, config.hard_negatives, config.seed, mined, config.mined_depth
         )
+        self.rehearsal = Rehearsal(config.rehearsal, self.train, config.seed) if config.rehearsal.path else None
         self.model = load_for_training(config.model, config.seed)
         if config.model.embedder.slot == "last":  # then no prompt holds [RET]
             self.model.summary_token.row.requires_grad_(False)
@@ -116,8 +119,11 @@ class Contrastive(Loop):
         """One optimiser step; returns its figures."""
         config = self.config
         examples = self._examples(self.progress.batches)
+        batch = self.progress.batches
         with self.log.phase("pictures"):
-            requests = self._requests(examples, self._next_pictures(), self.progress.batches)
+            pictures = self._next_pictures()
+            count = len(examples) + len(_candidates(examples))
+            requests = self._requests(examples, pictures[:count], batch)
         ids = self._ids(examples)
         self.progress.batches += 1
 
@@ -136,14 +142,19 @@ class Contrastive(Loop):
                 lambda rows: contrastive_loss(rows[place], ids, config.temperature),
                 self.model.backbone.device,
             )
+        rehearsed = {}
+        if self.rehearsal is not None:
+            with self.log.phase("rehearsal"), self._dropout():
+                rehearsed["rehearsal"] = self.rehearsal.backward(self.model, batch, pictures[count:])
         with self.log.phase("update"):
             sum_gradients(self._trained)
-            update = self.update({"contrastive": figures.loss})
+            update = self.update({"contrastive": figures.loss, **rehearsed})
         return {
             "loss": figures.loss,
             "accuracy": figures.correct / figures.queries,
             "candidates": figures.candidates,
             "padding": _padding(lengths, chunks),
+            **rehearsed,
             **update,
         }
 
@@ -158,8 +169,12 @@ class Contrastive(Loop):
         if self._pictures is None:
             first = self.batches.num_queries
             numbers = (
-                [*(e.query for e in examples), *(first + c for c in _candidates(examples))]
-                for examples in map(self._examples, itertools.count(self.progress.batches))
+                [
+                    *(e.query for e in examples),
+                    *(first + c for c in _candidates(examples)),
+                    *(() if self.rehearsal is None else self.rehearsal.places(batch)),
+                ]
+                for batch, examples in ((b, self._examples(b)) for b in itertools.count(self.progress.batches))
             )
             self._pictures = self.loader.iterate(numbers)
         return next(self._pictures)

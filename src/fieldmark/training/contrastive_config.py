@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from fieldmark.training.config import ScheduleConfig
 from fieldmark.training.embedder_model import EmbedderModelConfig
 from fieldmark.training.optimiser import AdapterOptimiserConfig
+from fieldmark.training.rehearsal import RehearsalConfig
 from fieldmark.training.retrieval_data import RetrievalDataConfig
 
 
@@ -45,6 +46,8 @@ class ContrastiveConfig:
     """Draw from so many of a query's mined hard negatives only, nearest first; null: from all."""
     temperature: float = 0.05
     """τ of InfoNCE."""
+    rehearsal: RehearsalConfig = field(default_factory=RehearsalConfig)
+    """Known summaries that are rehearsed, lest the model forgets how to write."""
     optimiser: AdapterOptimiserConfig = field(default_factory=AdapterOptimiserConfig)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(epochs=1.0, select="last"))
     tensorboard: bool = False

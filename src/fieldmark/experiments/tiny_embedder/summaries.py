@@ -7,16 +7,18 @@ stage is there to cure. (With each number of statements alike, the greedy summar
 are written, the eighth is as likely as the end.)
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from fieldmark.data.fieldguide.retrieval import WORDINGS
-from fieldmark.data.fieldguide.species import FIELD_MARKS
-from fieldmark.data.fieldguide.wording import words
-from fieldmark.data.retrieval import Item
+from fieldmark.data.fieldguide.retrieval_queries import grain_split
+from fieldmark.data.fieldguide.species import FIELD_MARKS, is_reserved, random_marks
+from fieldmark.data.fieldguide.wording import statements, words
+from fieldmark.data.retrieval import Item, RetrievalTask
+from fieldmark.data.summaries import KnownSummary
 from fieldmark.experiments.tiny_model.language import Example
 from fieldmark.experiments.tiny_model.pictures import VALUES, PicturePool
 from fieldmark.models.embedding_prompts import Request
@@ -28,12 +30,14 @@ _NAMES = tuple(FIELD_MARKS)
 
 def draw_copy(rng: np.random.Generator) -> tuple[Request, str]:
     """A text to sum up, without a picture: random statements; or all eight, and a change of one or two of them."""
-    marks = {name: VALUES[name][rng.integers(len(VALUES[name]))] for name in _NAMES}
+    marks = random_marks(rng, reserved=False)
     if rng.random() < 0.7:
         truth = _some(marks, int(rng.integers(1, len(marks) + 1)), rng)
+        while 1 < len(truth) <= 4 and grain_split(statements(truth)) != "train":
+            truth = _some(marks, len(truth), rng)
         instruction = _instruction(0, rng) if len(truth) < len(marks) else ""
         return _request(words(truth), instruction), _summary(truth, rng)
-    changed = _changes(rng)
+    changed = _changes(marks, rng)
     text = f"{words(_some(marks, len(marks), rng))}\n{words(changed)}"
     return _request(text, _instruction(7, rng)), _summary({**marks, **changed}, rng)
 
@@ -45,8 +49,17 @@ def draw_described(pool: PicturePool, picture: int, rng: np.random.Generator) ->
     if rng.random() < 2 / 3:
         instruction = _instruction(int(rng.choice([3, 4])), rng) if rng.random() < 0.5 else ""
         return _request(None, instruction, pool, picture), _summary(marks, rng)
-    changed = _changes(rng)
+    changed = _changes(marks, rng)
     return _request(words(changed), _instruction(7, rng), pool, picture), _summary({**marks, **changed}, rng)
+
+
+def known_summaries(task: RetrievalTask, rng: np.random.Generator) -> list[KnownSummary]:
+    """What is rehearsed beside contrastive training: of each query and candidate a part of what is true of it.
+
+    That is its grains or facts; of sentences, which have neither, the statements in them.
+    """
+    asked = [KnownSummary("query", one.id, _part(one.grains or _said(one.item), rng)) for one in task.queries]
+    return asked + [KnownSummary("candidate", one.id, _part(one.facts or _said(one), rng)) for one in task.candidates]
 
 
 def as_example(embedder: UniversalEmbedder, summary: str, picture: int | None = None) -> Example:
@@ -57,7 +70,18 @@ def as_example(embedder: UniversalEmbedder, summary: str, picture: int | None = 
 
 
 def _summary(truth: Mapping[str, str], rng: np.random.Generator) -> str:
-    return words(_some(truth, 1 + int(rng.binomial(len(truth) - 1, KEPT)), rng))
+    return _part(statements(truth), rng)
+
+
+def _part(said: Sequence[str], rng: np.random.Generator) -> str:
+    count = 1 + int(rng.binomial(len(said) - 1, KEPT))
+    return ", ".join(said[i] for i in rng.permutation(len(said))[:count])
+
+
+def _said(item: Item) -> tuple[str, ...]:
+    """Statements of a text in either wording, plain or colon."""
+    assert item.text
+    return tuple(item.text.replace(": ", " ").split(", "))
 
 
 def _some(marks: Mapping[str, str], count: int, rng: np.random.Generator) -> dict[str, str]:
@@ -65,9 +89,13 @@ def _some(marks: Mapping[str, str], count: int, rng: np.random.Generator) -> dic
     return {name: marks[name] for name in names}
 
 
-def _changes(rng: np.random.Generator) -> dict[str, str]:
-    names = [_NAMES[i] for i in rng.permutation(len(_NAMES))[: rng.integers(1, 3)]]
-    return {name: VALUES[name][rng.integers(len(VALUES[name]))] for name in names}
+def _changes(marks: Mapping[str, str], rng: np.random.Generator) -> dict[str, str]:
+    """One or two new values, with which the bird is still no evaluation species."""
+    while True:
+        names = [_NAMES[i] for i in rng.permutation(len(_NAMES))[: rng.integers(1, 3)]]
+        changed = {name: VALUES[name][rng.integers(len(VALUES[name]))] for name in names}
+        if not is_reserved({**marks, **changed}):
+            return changed
 
 
 def _instruction(task: int, rng: np.random.Generator) -> str:

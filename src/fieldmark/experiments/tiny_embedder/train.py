@@ -5,7 +5,8 @@
     stage1      `train contrastive` on sentences: paraphrases against contradictions
     stage2      `train contrastive` on a Fieldguide collection, all four directions
 
-Each step is a LoRA adapter on what came before. No combination of marks that a test species can have is drawn, nor a
+Both contrastive stages rehearse summaries, or the model would forget how to write them (docs/log.md). Each step is a
+LoRA adapter on what came before. No combination of marks that a test species can have is drawn, nor a
 combination of grains that a test query can ask for (`grain_split`).
 """
 
@@ -19,7 +20,8 @@ from torch import Tensor
 
 from fieldmark.data.fieldguide.retrieval import NLI_FILE, FieldguideRetrieval, write_fieldguide_retrieval
 from fieldmark.data.fieldguide.world import FieldguideConfig
-from fieldmark.experiments.tiny_embedder.summaries import as_example, draw_copy, draw_described
+from fieldmark.data.summaries import summary_lines
+from fieldmark.experiments.tiny_embedder.summaries import as_example, draw_copy, draw_described, known_summaries
 from fieldmark.experiments.tiny_model.fitting import fit, kept_pool
 from fieldmark.experiments.tiny_model.language import answer_loss, pool_tokens
 from fieldmark.models.adapters import AdapterConfig
@@ -30,7 +32,8 @@ from fieldmark.training.contrastive import train_contrastive
 from fieldmark.training.contrastive_config import ContrastiveConfig, HeldOutConfig
 from fieldmark.training.embedder_model import EmbedderModelConfig
 from fieldmark.training.optimiser import AdapterOptimiserConfig
-from fieldmark.training.retrieval_data import RetrievalDataConfig
+from fieldmark.training.rehearsal import RehearsalConfig
+from fieldmark.training.retrieval_data import RetrievalDataConfig, load_training_task
 from fieldmark.training.run_folder import write_text
 
 POOL_SEED = 4
@@ -58,7 +61,7 @@ class TinyEmbedderConfig:
     """Texts a step."""
     copying_lr: float = 3e-3
     """Peak learning rate on texts alone."""
-    summary_steps: int = 400
+    summary_steps: int = 250
     """Steps on pictures, alone and with a text."""
     summary_batch: int = 32
     """Examples a step, a quarter of them texts alone."""
@@ -74,6 +77,8 @@ class TinyEmbedderConfig:
     """Steps of stage 2."""
     stage2_batch: int = 64
     """Queries a step."""
+    rehearsed: int = 20
+    """Summaries that are rehearsed at each step of both stages."""
     contrastive_lr: float = 1e-3
     """Peak learning rate of both contrastive stages."""
     species: int = 400
@@ -179,11 +184,16 @@ def _collection(config: TinyEmbedderConfig, run: Path) -> Path:
 
 def _contrastive(config: TinyEmbedderConfig, stage: str, base: Path, collection: Path, run: Path) -> ContrastiveConfig:
     first = stage == "stage1"
+    data = RetrievalDataConfig(path=str(collection / NLI_FILE if first else collection), workers=0)
+    known = run / f"{stage}-summaries.jsonl"
+    if not known.exists():
+        rng = np.random.default_rng([config.seed, 23, first])
+        write_text(known, summary_lines(known_summaries(load_training_task(data), rng)))
     steps, batch = (config.stage1_steps, config.stage1_batch) if first else (config.stage2_steps, config.stage2_batch)
     return ContrastiveConfig(
         run=str(run / stage),
         seed=config.seed,
-        data=RetrievalDataConfig(path=str(collection / NLI_FILE if first else collection), workers=0),
+        data=data,
         validation=HeldOutConfig(queries=200, candidates=400),
         model=EmbedderModelConfig(
             base=str(base),
@@ -194,6 +204,7 @@ def _contrastive(config: TinyEmbedderConfig, stage: str, base: Path, collection:
         # A chunk of its own for each half would cost another forward pass.
         chunk_size=3 * batch,
         hard_negatives=1 if first else 0,
+        rehearsal=RehearsalConfig(path=str(known), per_step=config.rehearsed),
         optimiser=AdapterOptimiserConfig(lr=config.contrastive_lr),
         schedule=ScheduleConfig(
             steps=steps, validate_every=50, checkpoint_every=config.checkpoint_every, select="last"
