@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from tests.search.raw_requests import contents, fill, is_alive, send
 from tests.search.serving import Served
-from tests.search.test_attacks import ATTACKS, contents, fill, is_alive, send
+from tests.search.test_attacks import ATTACKS
 
 REQUESTS, PICTURES = 10_000, 2_000
 PIECES = (
