@@ -56,6 +56,8 @@ NOT_FOUND = (404,)
 BAD = (400, 422)
 
 ATTACKS = [
+    Attack("a path that is none is not sent elsewhere", http("GET", "?search"), (400, 404)),
+    Attack("a slash too many is not sent elsewhere", http("GET", "/health/"), NOT_FOUND),
     # --- paths that lead out of the root
     Attack("dots", http("GET", "/../../../../etc/passwd"), NOT_FOUND),
     Attack("dots below items", http("GET", "/items/../../../etc/passwd"), NOT_FOUND),

@@ -73,6 +73,7 @@ def build_app(index: Index, encoder: SearchEncoder, config: ServiceConfig, token
     metrics = Metrics()
     service = _Service(index, encoder, config, metrics)
     app = FastAPI(
+        redirect_slashes=False,  # its redirects repeat the Host that the client names
         title="Fieldmark search",
         version=__version__,
         description="Search by picture, words, weights and examples; explanations of matches.",
