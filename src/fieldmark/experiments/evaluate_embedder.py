@@ -13,7 +13,8 @@ from fieldmark.evaluation.mbeir import MbeirConfig, MbeirTable, evaluate_mbeir
 from fieldmark.evaluation.mrbench import MrbenchConfig, MrbenchResult, evaluate_mrbench
 from fieldmark.evaluation.video import VideoResult, evaluate_video
 from fieldmark.experiments.mrbench_building import MrbenchBuildConfig, TaskBuilding, build_mrbench
-from fieldmark.models.embedder_files import BUNDLED, read_description
+from fieldmark.models.bundled import located
+from fieldmark.models.embedder_files import read_description
 from fieldmark.models.embedding_prompts import EmbedderConfig, Mode
 from fieldmark.models.universal_embedder import UniversalEmbedder, load_embedder
 from fieldmark.models.weight_files import SMALL_FILES, fetch
@@ -54,7 +55,7 @@ class EmbedderSource:
         changes = {name: value for name, value in asked.items() if value is not None}
         config = None
         if changes:
-            saved = None if folder == BUNDLED else read_description(fetch(folder, SMALL_FILES))
+            saved = read_description(fetch(located(folder), SMALL_FILES))
             config = replace(saved.config if saved else EmbedderConfig(), **changes)  # type: ignore[arg-type]
         return load_embedder(folder, self.base, config=config, dtype=self.dtype, device=self.device)
 

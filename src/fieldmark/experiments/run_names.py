@@ -10,13 +10,10 @@ from typing import Any
 from fieldmark.data.fieldguide.world import FieldguideConfig
 from fieldmark.experiments.runs import Run
 from fieldmark.models.adapters import CONFIG_FILE
-from fieldmark.models.bundled import bundled_embedder_path, bundled_path
+from fieldmark.models.bundled import located
 from fieldmark.models.embedder_files import EMBEDDER_FILE
 from fieldmark.training.embedder_model import embedder_folder
 from fieldmark.training.run_folder import to_plain
-
-BUNDLED_EMBEDDER = "bundled-embedder"
-"""The embedder that is bundled with the bundled model."""
 
 _LARGE = 64 * 2**20
 
@@ -64,7 +61,7 @@ def name_of_choices(training: str, asked: Mapping[str, Any], defaults: Mapping[s
 
 def supervisor_fingerprint(supervisor: str) -> str:
     """Tells checkpoints apart: configuration, names and sizes of the weights, and small weights themselves."""
-    folder = bundled_path() if supervisor == "bundled" else Path(supervisor)
+    folder = Path(located(supervisor))
     if not folder.is_dir():
         return supervisor  # a hub id
     digest = hashlib.sha256()
@@ -78,8 +75,8 @@ def supervisor_fingerprint(supervisor: str) -> str:
 
 def embedder_fingerprint(base: str) -> str:
     """Tells embedders apart: a saved one, or a run's, by its files; anything else as `supervisor_fingerprint` does."""
-    named = str(bundled_embedder_path()) if base == BUNDLED_EMBEDDER else embedder_folder(base)
-    folder = Path(named)
+    named = embedder_folder(base)
+    folder = Path(located(named))
     if not (folder / EMBEDDER_FILE).is_file():
         return supervisor_fingerprint(named)
     digest = hashlib.sha256()

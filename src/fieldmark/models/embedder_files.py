@@ -36,7 +36,6 @@ from fieldmark.models.weight_files import check_file, read_json, replace_folder
 
 FORMAT, VERSION = "fieldmark.universal_embedder", 1
 EMBEDDER_FILE, ROW_FILE, TOWER_FILE = "embedder.json", "summary_token.safetensors", "tower.safetensors"
-BUNDLED = "bundled"
 
 
 @dataclass(frozen=True)

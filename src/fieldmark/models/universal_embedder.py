@@ -17,9 +17,8 @@ from torch.nn.functional import normalize
 from fieldmark.models import adapters
 from fieldmark.models.adapters import AdapterConfig, SavedAdapter
 from fieldmark.models.backbone import Backbone, PromptTokens, load_backbone
-from fieldmark.models.bundled import bundled_path
+from fieldmark.models.bundled import BUNDLED, located
 from fieldmark.models.embedder_files import (
-    BUNDLED,
     Description,
     base_facts,
     check_base,
@@ -362,8 +361,8 @@ def load_embedder(
 ) -> UniversalEmbedder:
     """Load a universal embedder, in evaluation mode.
 
-    path: "bundled", or a folder or hub name of: what `save_pretrained` wrote; a peft LoRA adapter; or a whole
-    vision-language model, such as a base that was never trained to embed, or a merged one.
+    path: "bundled", "bundled-embedder", or a folder or hub name of: what `save_pretrained` wrote; a peft LoRA adapter;
+    or a whole vision-language model, such as a base that was never trained to embed, or a merged one.
     base: the model that an adapter belongs to; default: the one that its files name.
     config: default the saved one, else `EmbedderConfig()`; somebody else's model wants the words it was trained with.
     Other arguments as for `load_backbone` and `UniversalEmbedder`.
@@ -371,7 +370,7 @@ def load_embedder(
     Raises:
         ValueError: nothing of these is there, or the adapter was made for another base.
     """
-    folder = bundled_path() if str(path) == BUNDLED else fetch(path, SMALL_FILES)
+    folder = fetch(located(path), SMALL_FILES)
     description = read_description(folder)
     is_adapter = description is None and (folder / adapters.CONFIG_FILE).is_file()
     if description is not None:
@@ -386,8 +385,7 @@ def load_embedder(
     if not str(named):
         raise ValueError(f"{path} does not say which model it belongs to: give it as base")
     is_bundled = str(named) == BUNDLED
-    source = bundled_path() if is_bundled else named
-    backbone = load_backbone(source, dtype=dtype, device=device, attention=attention)
+    backbone = load_backbone(located(named), dtype=dtype, device=device, attention=attention)
     recorded = str(Path(named).resolve()) if not is_bundled and Path(named).is_dir() else str(named)
     embedder = UniversalEmbedder(backbone, config, base=recorded, cache=cache)
     if description is not None:

@@ -129,17 +129,18 @@ class WordsAndPicturesEncoder:
 
 def load_search_encoder(path: str | Path, device: str = "cpu") -> SearchEncoder:
     """The encoder of a run, or a saved one: of `train metric` and `train saga`, or of `train contrastive` and
-    `train elva`.
+    `train elva`; or "bundled-embedder".
 
     Raises:
         ValueError: there is none, or it is damaged.
     """
+    from fieldmark.models.bundled import located
     from fieldmark.models.embedder_files import EMBEDDER_FILE
     from fieldmark.models.retrieval_encoder import CONFIG_NAME, FORMAT, WEIGHTS_NAME, RetrievalEncoder
     from fieldmark.models.universal_embedder import load_embedder
     from fieldmark.models.weight_files import read_json
 
-    folder = Path(path).absolute()  # an index remembers it, whatever folder it is opened from
+    folder = Path(located(path)).absolute()  # an index remembers it, whatever folder it is opened from
     for candidate in (folder / "encoder", folder):
         if (candidate / EMBEDDER_FILE).is_file():
             return WordsAndPicturesEncoder(load_embedder(candidate, device=device), str(folder))

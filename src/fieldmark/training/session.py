@@ -17,7 +17,7 @@ from fieldmark.data.splits import ClassSplit, split_classes
 from fieldmark.evaluation.zero_shot import evaluate_encoder
 from fieldmark.losses.registry import MetricLoss, build_metric_loss
 from fieldmark.models.backbone import Backbone, load_backbone
-from fieldmark.models.bundled import bundled_path
+from fieldmark.models.bundled import located
 from fieldmark.models.gradient_checkpointing import checkpoint_blocks
 from fieldmark.models.pooler import build_pooler
 from fieldmark.models.precision import check_device
@@ -51,7 +51,7 @@ def load_split(config: DataConfig) -> ClassSplit:
 
 def load_supervisor(config: ModelConfig) -> Backbone:
     """The multimodal LLM with its language model frozen."""
-    path = bundled_path() if config.supervisor == "bundled" else config.supervisor
+    path = located(config.supervisor)
     backbone = load_backbone(path, dtype=config.dtype, device=config.device, attention=config.attention)
     backbone.freeze_language()
     return backbone

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from fieldmark.experiments.planning.families import TOWERS, DecoderFacts, TowerFacts, decoder_facts, tower_facts
 from fieldmark.models.backbone import Backbone
-from fieldmark.models.bundled import bundled_path
+from fieldmark.models.bundled import located
 from fieldmark.models.families import family_of
 from fieldmark.models.tokenizer import load_tokenizer
 from fieldmark.models.tower import load_preprocessing
@@ -76,7 +76,7 @@ def meta_backbone(supervisor: str) -> Backbone:
     Raises:
         ValueError: nothing there, a file is missing, or the architecture is not one that can be planned.
     """
-    folder = fetch(bundled_path() if supervisor == "bundled" else supervisor, SMALL_FILES)
+    folder = fetch(located(supervisor), SMALL_FILES)
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"no config.json in {folder}: a plan is made from a checkpoint's folder "
