@@ -225,7 +225,7 @@ def test_pixel_limit_is_checked_before_decoding(monkeypatch: pytest.MonkeyPatch)
         raise AssertionError("decoded before the limit was checked")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", must_not_run)
-    with pytest.raises(BadImage, match=r"3000×2000 pixels, the limit is 5999999"):
+    with pytest.raises(BadImage, match=r"3000×2000 pixels, the limit is 5,999,999"):
         decode_image(content, DecodeLimits(max_pixels=5_999_999))
 
 

@@ -93,7 +93,7 @@ def test_splits_by_class_count_too(birds: Path) -> None:
 
 def test_limits_make_pictures_bad(birds: Path) -> None:
     found = inspect_collection(birds, DecodeLimits(max_pixels=1000))
-    assert len(found.bad) == 24 and "the limit is 1000" in found.bad[0].reason
+    assert len(found.bad) == 24 and "the limit is 1,000" in found.bad[0].reason
     assert found.width == Range(0, 0, 0) and found.formats == {}
     assert "Cannot be used" in found.as_text()
 

@@ -18,7 +18,7 @@ from fieldmark.search.build import BuildConfig, BuildReport, build_index
 from fieldmark.search.encoders import EncoderInput
 from fieldmark.search.index import Index
 from fieldmark.search.maintenance import FAILURES, VectorIndexConfig
-from fieldmark.search.schema import picture_id
+from fieldmark.search.schema import ADDED, picture_id
 
 
 def build(images: Path, index: Path, encoder: GridEncoder | None = None, **options: object) -> BuildReport:
@@ -86,6 +86,25 @@ def test_new_changed_and_vanished_files(tmp_path: Path) -> None:
     report = build(root, folder, encoder, prune=True)
     assert (report.removed, report.rows, encoder.count) == (2, 7, 10)
     assert paths(folder) == sorted(one.relative_to(root).as_posix() for one in root.rglob("*.png"))
+
+
+def test_pruning_keeps_what_came_through_the_service(tmp_path: Path) -> None:
+    root, folder, encoder = draw_folder(tmp_path / "birds", 3), tmp_path / "index", GridEncoder()
+    listed = sorted(one.relative_to(root).as_posix() for one in root.rglob("*.png"))
+    (root / ADDED).mkdir()
+    for name, seed in (("a.png", 90), ("b.png", 91)):
+        draw(root / ADDED / name, seed)
+    file = root / "list.jsonl"
+
+    def write(names: list[str]) -> None:
+        file.write_text("".join(json.dumps({"path": name, "genus": "Larus"}) + "\n" for name in names))
+
+    write([*listed, f"{ADDED}/a.png", f"{ADDED}/b.png"])  # as the service would have added them
+    build(file, folder, encoder)
+    write(listed[:2])
+    (root / ADDED / "b.png").unlink()
+    report = build(file, folder, encoder, prune=True)
+    assert report.removed == 2 and paths(folder) == sorted([*listed[:2], f"{ADDED}/a.png"])
 
 
 def test_bad_files_are_told_and_stop_nothing(tmp_path: Path) -> None:

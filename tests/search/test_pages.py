@@ -6,7 +6,7 @@ import numpy as np
 from tests.fixtures_search import colour_id, colour_index
 from tests.report.reading import Reader
 
-from fieldmark.report.found import ShownPart, ShownPicture, duplicates_page, results_page
+from fieldmark.report.found import ShownGroup, ShownPart, ShownPicture, duplicates_page, results_page
 from fieldmark.search import pages
 from fieldmark.search.duplicates import near_duplicates
 from fieldmark.search.pages import duplicates_html, duplicates_text, results_html
@@ -44,7 +44,10 @@ def test_a_page_of_near_duplicates(tmp_path: Path) -> None:
     found = near_duplicates(index, 0.999)
     page = Reader(duplicates_html(index, found))
     assert page.count["h3"] == 7 and page.count["figure"] == 14 and page.text.count("largest") >= 7
-    assert "7 groups of pictures with a similarity of 0.999 or more among 14: 7 beyond the first of each." in page.text
+    assert (
+        "7 groups of pictures linked by a similarity of 0.999 or more among 14: 7 beyond the first of each."
+        in page.text
+    )
     none = near_duplicates(index, 0.999, where="number = 0")
     assert "No two pictures are that similar." in Reader(duplicates_html(index, none)).text
 
@@ -52,19 +55,26 @@ def test_a_page_of_near_duplicates(tmp_path: Path) -> None:
 def test_a_page_leaves_out_what_is_too_much_and_says_so(tmp_path: Path, monkeypatch: object) -> None:
     index, _ = colour_index(tmp_path, copies=3)
     found = near_duplicates(index, 0.999)
-    assert "are shown" not in duplicates_text(found)
+    assert "shown" not in Reader(duplicates_html(index, found)).text
     monkeypatch.setattr(pages, "MAX_GROUPS", 2)  # type: ignore[attr-defined]
     monkeypatch.setattr(pages, "MAX_IN_GROUP", 2)  # type: ignore[attr-defined]
     page = Reader(duplicates_html(index, found))
     assert page.count["h3"] == 2 and page.count["figure"] == 4
-    assert "At most 2 groups are shown, and 2 pictures of each." in page.text
+    assert "The 2 largest groups are shown." in page.text and page.text.count("2 of them are shown.") == 2
+    assert "1. 3 pictures" in page.text, "the group's size, not what is shown of it"
+
+
+def test_a_threshold_that_links_everything_is_called_too_low(tmp_path: Path) -> None:
+    index, _ = colour_index(tmp_path, copies=3)
+    assert "too low" not in duplicates_text(near_duplicates(index, 0.999))
+    assert "One group links 21 of them" in duplicates_text(near_duplicates(index, 0.001))
 
 
 def test_names_and_columns_cannot_break_out() -> None:
     picture = ShownPicture(EVIL, EVIL, 0.5, None, EVIL, {EVIL: EVIL, "none": None, "empty": ""})
     for text in (
         results_page([ShownPart(EVIL, -1.0, EVIL)], [picture], EVIL, {EVIL: EVIL}),
-        duplicates_page([[picture, picture]], EVIL, {}),
+        duplicates_page([ShownGroup([picture, picture], 2)], EVIL, {}),
     ):
         page = Reader(text)
         assert page.count["script"] == 1 and not any(

@@ -13,7 +13,7 @@ class Terminal(io.StringIO):
 
 
 def test_lines_where_there_is_no_terminal() -> None:
-    times: Iterator[float] = iter([0.0, 1.0, 31.0, 40.0, 70.0])
+    times: Iterator[float] = iter([1.0, 31.0, 40.0, 70.0])
     stream = io.StringIO()
     with BuildProgress(stream, 30.0, lambda: next(times)) as progress:
         progress(BuildReport(uncommitted=10, seconds=1.0), 10_000)

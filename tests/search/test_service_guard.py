@@ -9,7 +9,7 @@ import pytest
 
 from fieldmark.search.service.config import MIN_TOKEN, Limits, ServiceConfig, is_loopback, read_token
 from fieldmark.search.service.confinement import open_below, remove_below, write_below
-from fieldmark.search.service.errors import Refusal
+from fieldmark.search.service.errors import Refusal, token_needed
 from fieldmark.search.service.guard import Access, Guard
 from fieldmark.search.service.metrics import Metrics
 
@@ -121,6 +121,10 @@ def test_token(path: str, authorization: str | None, status: int) -> None:
     found, given = ask(made(PRIVATE), path=path, headers=headers)
     assert found == status
     assert ("www-authenticate" in given) == (status == 401)
+
+
+def test_a_wrong_token_is_told_from_none() -> None:
+    assert "wrong" in token_needed(given=True).message and "wrong" not in token_needed(given=False).message
 
 
 def test_every_answer_has_the_headers_of_a_careful_server() -> None:

@@ -1,6 +1,7 @@
 """The commands that make an index, look after it, and tell about it."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ def _index_build(options: "Options") -> Run:
         from fieldmark.search.maintenance import FAILURES
         from fieldmark.search.progress import BuildProgress
 
+        print("loading the encoder …", file=sys.stderr, flush=True)  # seconds, before the first picture
         with BuildProgress() as progress:
             report = build_index(given.config, progress=progress)
         parts = {"added": report.added, "changed": report.changed, "with new metadata": report.relabelled}
@@ -80,6 +82,9 @@ def _index_info(options: "Options") -> Run:
 
 
 def _as_table(info: "IndexInfo") -> str:
+    from fieldmark.search.maintenance import FAILURES
+
+    see = f": {Path(info.path) / FAILURES}" if info.failures else ""
     approximate = f"{info.vector_index}, {info.rows_in_vector_index:,} rows in it"
     lines = {
         "pictures": f"{info.rows:,}, relative to {info.root}",
@@ -87,7 +92,7 @@ def _as_table(info: "IndexInfo") -> str:
         "columns": ", ".join(f"{name} ({kind})" for name, kind in info.metadata.items()) or "none",
         "search": "exact: every row is compared" if info.vector_index == "exact" else approximate,
         "on disk": f"{info.bytes_on_disk / 2**20:,.1f} MiB in {info.fragments} fragments, version {info.version}",
-        "failed": f"{info.failures:,} pictures at the last build",
+        "failed": f"{info.failures:,} pictures at the last build{see}",
     }
     return "\n".join(f"{name + ':':<10} {text}" for name, text in lines.items())
 
@@ -112,6 +117,7 @@ def _index_verify(options: "Options") -> Run:
         import numpy as np
         from tqdm import tqdm
 
+        from fieldmark.cli.printing import printable
         from fieldmark.search.encoders import load_search_encoder
         from fieldmark.search.index import Index
         from fieldmark.search.verify import verify_index
@@ -128,14 +134,15 @@ def _index_verify(options: "Options") -> Run:
                 progress=lambda done, total: bar.update(done - bar.n),
             )
         for problem in found.problems:
-            print(f"{problem.kind}: {problem.path} ({problem.id}): {problem.reason}")
+            print(f"{problem.kind}: {printable(problem.path)} ({problem.id}): {problem.reason}")
         print(
             f"{found.rows:,} rows, {found.recomputed} embeddings computed again (lowest cosine "
             f"{found.worst_similarity:.6f})"
         )
         if not found.good:
             counts = ", ".join(f"{count:,} {kind}" for kind, count in found.counts.items())
-            raise ValueError(f"{given.index} is not as it should be: {counts}. Build again to bring it up to date")
+            prune = " (--prune drops what is missing)" if "missing" in found.counts else ""
+            raise ValueError(f"{given.index} is not as it should be: {counts}. Build again to mend it{prune}")
         print("all is well")
 
     return run
@@ -163,6 +170,11 @@ def _index_compact(options: "Options") -> Run:
             f"{done.fragments_before} → {done.fragments_after} fragments, "
             f"{done.bytes_before / 2**20:,.1f} → {done.bytes_after / 2**20:,.1f} MiB"
         )
+        if given.config.keep_minutes:
+            print(
+                f"Versions of the last {given.config.keep_minutes:g} minutes are kept for searches that are under way; "
+                "--keep_minutes 0 frees their room."
+            )
 
     return run
 

@@ -52,6 +52,11 @@ def as_text(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
+def printable(text: str) -> str:
+    """A file's name on one line: what would break or recolour a terminal's lines is escaped."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
 def write_json(path: str | None, value: Any) -> None:
     """Writes `value` to `path` if there is one, and says so."""
     if path is not None:

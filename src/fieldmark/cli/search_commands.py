@@ -94,9 +94,9 @@ def _print_results(index: "Index", query: "SearchQuery", given: "Given") -> None
 def _print_duplicates(index: "Index", given: "Given") -> None:
     from tqdm import tqdm
 
-    from fieldmark.cli.printing import as_text
+    from fieldmark.cli.printing import as_text, printable
     from fieldmark.search.duplicates import near_duplicates
-    from fieldmark.search.pages import duplicates_html, duplicates_text
+    from fieldmark.search.pages import MAX_GROUPS, MAX_IN_GROUP, duplicates_html, duplicates_text
 
     with tqdm(total=100, unit="%", desc="comparing", disable=None, leave=False) as bar:
         found = near_duplicates(
@@ -106,15 +106,19 @@ def _print_duplicates(index: "Index", given: "Given") -> None:
             device=given.device,
             progress=lambda share: bar.update(round(100 * share) - bar.n),
         )
-    groups = [
+    groups: list[list[dict[str, Any]]] = [
         [{"id": row.id, "path": row.path, "score": score} for row, score in zip(group.rows, group.scores, strict=True)]
         for group in found.groups
     ]
     if given.json:
         print(as_text({"threshold": found.threshold, "rows": found.num_rows, "groups": groups}))
     else:
-        for number, group in enumerate(groups, start=1):
-            print("\n".join([f"{number}.", *(f"  {one['score']:6.3f}  {one['path']}" for one in group)]))
+        for number, group in enumerate(groups[:MAX_GROUPS], start=1):
+            lines = [f"  {one['score']:6.3f}  {printable(one['path'])}" for one in group[:MAX_IN_GROUP]]
+            rest = [f"  … and {len(group) - MAX_IN_GROUP:,} more"] if len(group) > MAX_IN_GROUP else []
+            print("\n".join([f"{number}. {len(group):,} pictures", *lines, *rest]))
+        if len(groups) > MAX_GROUPS or any(len(group) > MAX_IN_GROUP for group in groups):
+            print("--json lists all of them. The numbers are similarities to the first of a group.")
         print(duplicates_text(found))
     if given.html is not None:
         _write_page(given.html, duplicates_html(index, found))
@@ -122,9 +126,14 @@ def _print_duplicates(index: "Index", given: "Given") -> None:
 
 def _table(rows: list[dict[str, Any]]) -> str:
     """Rank, score, path, id and the other columns, aligned."""
+    from fieldmark.cli.printing import printable
+
     names = ["rank", "score", "path", "id", *(name for name in rows[0] if name not in ("rank", "score", "path", "id"))]
     cells = [names] + [
-        [f"{row[name]:.3f}" if name == "score" else "–" if row[name] is None else str(row[name]) for name in names]
+        [
+            f"{row[name]:.3f}" if name == "score" else "–" if row[name] is None else printable(str(row[name]))
+            for name in names
+        ]
         for row in rows
     ]
     widths = [max(len(line[column]) for line in cells) for column in range(len(names))]

@@ -157,7 +157,7 @@ def decode_picture(
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
-        raise BadImage(name, _too_many_pixels("far more", limits)) from error
+        raise BadImage(name, _too_many_pixels(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,}", limits)) from error
     except Image.UnidentifiedImageError as error:
         raise BadImage(name, "no known picture format, or a damaged header") from error
     except MemoryError as error:
@@ -255,7 +255,7 @@ def read_content(source: Path | bytes, limits: DecodeLimits, name: str) -> bytes
 
 
 def _too_many_pixels(found: str, limits: DecodeLimits) -> str:
-    return f"{found} pixels, the limit is {limits.max_pixels} (max_pixels): a decompression bomb, or scale it down"
+    return f"{found} pixels, the limit is {limits.max_pixels:,}: a decompression bomb, or scale it down"
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

@@ -39,6 +39,14 @@ class ShownPicture:
     """Columns of its row; empty values are left out."""
 
 
+@dataclass(frozen=True)
+class ShownGroup:
+    """Near-duplicates. size: of the whole group, of which `pictures` may be the first few."""
+
+    pictures: Sequence[ShownPicture]
+    size: int
+
+
 def results_page(
     parts: Sequence[ShownPart], found: Sequence[ShownPicture], summary: str, settings: Mapping[str, Any]
 ) -> Html:
@@ -57,20 +65,24 @@ def results_page(
     return page("Search results", summary, sections, kicker=KICKER)
 
 
-def duplicates_page(groups: Sequence[Sequence[ShownPicture]], summary: str, settings: Mapping[str, Any]) -> Html:
+def duplicates_page(groups: Sequence[ShownGroup], summary: str, settings: Mapping[str, Any]) -> Html:
     """Groups of near-duplicates, the largest picture of each first. summary: a sentence below the title."""
     body = [
         join(
-            el("h3", f"{number}. {len(group)} pictures"),
+            el("h3", f"{number}. {group.size:,} pictures"),
+            el("p", f"{len(group.pictures)} of them are shown.") if len(group.pictures) < group.size else None,
             el(
                 "ul",
-                [_picture(one, "largest" if place == 0 else "") for place, one in enumerate(group)],
+                [_picture(one, "largest" if place == 0 else "") for place, one in enumerate(group.pictures)],
                 class_="found",
             ),
         )
         for number, group in enumerate(groups, start=1)
     ]
-    lead = "The picture with the most pixels comes first; the numbers are cosine similarities to it."
+    lead = (
+        "The picture with the most pixels comes first; the numbers are cosine similarities to it. A group is a chain: "
+        "what is linked over others may be less similar to the first."
+    )
     shown = join(body) if groups else missing("No two pictures are that similar.")
     sections = [Section("groups", "Groups", lead, shown), settings_section(settings)]
     return page("Near-duplicates", summary, sections, kicker=KICKER)

@@ -22,7 +22,7 @@ from fieldmark.search.encoders import EncoderInput, SearchEncoder, load_search_e
 from fieldmark.search.index import Index
 from fieldmark.search.listing import PictureSource, SourcePicture
 from fieldmark.search.maintenance import FAILURES, VectorIndexConfig, is_behind, make_indices, tidy
-from fieldmark.search.schema import Row, picture_id, rows_table
+from fieldmark.search.schema import ADDED, Row, picture_id, rows_table
 from fieldmark.search.seen import SeenIds
 from fieldmark.search.sources import open_source
 
@@ -298,10 +298,15 @@ class _Build:
                 f"nothing was pruned, everything else was done: {self.source.incomplete[0]} could not be listed, so "
                 "what is in it is unknown, not gone. Make it readable and give the command again"
             )
-        for batch in self.index.scan(("id",)):
-            if gone := self.seen.missing(batch.column("id").to_pylist()):
+        for batch in self.index.scan(("id", "path")):
+            paths = dict(zip(batch.column("id").to_pylist(), batch.column("path").to_pylist(), strict=True))
+            if gone := [id for id in self.seen.missing(list(paths)) if not self._came_by_service(paths[id])]:
                 self.report = replace(self.report, removed=self.report.removed + self.index.delete(gone))
                 self.commits += 1
+
+    def _came_by_service(self, path: str) -> bool:
+        """No file that lists pictures knows what was added since: it stays while its picture is there."""
+        return path.startswith(f"{ADDED}/") and (self.index.root / path).is_file()
 
     def _fail(self, path: str, reason: str) -> None:
         self.report = replace(self.report, failed=self.report.failed + 1)

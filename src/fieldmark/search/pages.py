@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fieldmark import __version__
 from fieldmark.data.decode import BadImage, decode_image
-from fieldmark.report.found import ShownPart, ShownPicture, duplicates_page, results_page
+from fieldmark.report.found import ShownGroup, ShownPart, ShownPicture, duplicates_page, results_page
 from fieldmark.report.html import Html
 from fieldmark.report.pictures import picture_uri
 from fieldmark.search.duplicates import Duplicates
@@ -34,25 +34,31 @@ def results_html(index: "Index", query: SearchQuery, results: SearchResults) -> 
 def duplicates_html(index: "Index", duplicates: Duplicates) -> Html:
     """The page of groups of near-duplicates; the largest groups, if there are many."""
     groups = [
-        [
-            _shown(index, row, row.id, row.path, score, row.metadata)
-            for row, score in list(zip(group.rows, group.scores, strict=True))[:MAX_IN_GROUP]
-        ]
+        ShownGroup(
+            [
+                _shown(index, row, row.id, row.path, score, row.metadata)
+                for row, score in list(zip(group.rows, group.scores, strict=True))[:MAX_IN_GROUP]
+            ],
+            len(group.rows),
+        )
         for group in duplicates.groups[:MAX_GROUPS]
     ]
     settings = _settings(index) | {"threshold": duplicates.threshold, "seconds": round(duplicates.seconds, 2)}
-    return duplicates_page(groups, duplicates_text(duplicates), settings)
+    more = len(duplicates.groups) - MAX_GROUPS
+    left_out = f" The {MAX_GROUPS} largest groups are shown." if more > 0 else ""
+    return duplicates_page(groups, duplicates_text(duplicates) + left_out, settings)
 
 
 def duplicates_text(duplicates: Duplicates) -> str:
-    """A sentence on how many there are, and one on what a page leaves out."""
+    """How many there are; and, if one group holds half of everything, what to do about it."""
     text = (
-        f"{len(duplicates.groups):,} groups of pictures with a similarity of {duplicates.threshold:g} or more among "
-        f"{duplicates.num_rows:,}: {duplicates.num_superfluous:,} beyond the first of each."
+        f"{len(duplicates.groups):,} groups of pictures linked by a similarity of {duplicates.threshold:g} or more "
+        f"among {duplicates.num_rows:,}: {duplicates.num_superfluous:,} beyond the first of each."
     )
-    left_out = len(duplicates.groups) > MAX_GROUPS or any(len(one.rows) > MAX_IN_GROUP for one in duplicates.groups)
-    shown = f" At most {MAX_GROUPS} groups are shown, and {MAX_IN_GROUP} pictures of each." if left_out else ""
-    return text + shown
+    largest = max((len(group.rows) for group in duplicates.groups), default=0)
+    if largest > 10 and 2 * largest > duplicates.num_rows:
+        text += f" One group links {largest:,} of them, each to the next: the threshold is too low for this encoder."
+    return text
 
 
 def _settings(index: "Index") -> dict[str, Any]:

@@ -24,7 +24,7 @@ class BuildProgress:
     ) -> None:
         self._stream = stream or sys.stderr
         self._line_every, self._clock = line_every, clock
-        self._last_line = clock()
+        self._last_line: float | None = None
         self._bar: tqdm | None = None
 
     def __call__(self, report: BuildReport, total: int) -> None:
@@ -35,6 +35,8 @@ class BuildProgress:
             self._bar.update(report.done - self._bar.n)
             return
         now = self._clock()
+        if self._last_line is None:  # no pace can be told from the first pictures, behind which things warm up
+            self._last_line = now
         if now - self._last_line < self._line_every:
             return
         self._last_line = now

@@ -22,6 +22,8 @@ from typing import Any, Literal
 
 FORMAT = "1"
 TABLE = "pictures"
+ADDED = "added"
+"""Below the collection's root: pictures that came through the service, named by the hash of their content."""
 OWN_COLUMNS = ("id", "path", "size", "hash", "width", "height", "embedding")
 """Names that a metadata column cannot have."""
 

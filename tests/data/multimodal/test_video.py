@@ -74,7 +74,7 @@ def test_a_damaged_video_is_named(tmp_path: Path) -> None:
 
 
 def test_huge_frames_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadImage, match="64×48 pixels, the limit is 1000"):
+    with pytest.raises(BadImage, match="64×48 pixels, the limit is 1,000"):
         sample_frames(write_video(tmp_path / "a.mp4", 2), 1, DecodeLimits(max_pixels=1000))
 
 

@@ -104,7 +104,7 @@ def _frames(av: Any, path: Path, limits: DecodeLimits) -> Iterator[Any]:
         stream = container.streams.video[0]
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > limits.max_pixels:
-            raise BadImage(path, f"frames of {width}×{height} pixels, the limit is {limits.max_pixels} (max_pixels)")
+            raise BadImage(path, f"frames of {width}×{height} pixels, the limit is {limits.max_pixels:,}")
         stream.thread_type = "AUTO"
         yield from container.decode(stream)
 

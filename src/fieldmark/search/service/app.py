@@ -20,7 +20,7 @@ from fieldmark.search.service.batching import EncoderQueue
 from fieldmark.search.service.changes import Changes
 from fieldmark.search.service.config import ServiceConfig, is_loopback
 from fieldmark.search.service.decoding import DecodePool
-from fieldmark.search.service.errors import Refusal, error_body
+from fieldmark.search.service.errors import Refusal, error_body, token_needed
 from fieldmark.search.service.guard import Access, Guard, refusal_headers
 from fieldmark.search.service.metrics import Metrics
 from fieldmark.search.service.page_files import PAGE_FILES
@@ -289,7 +289,7 @@ def _check_token(request: Request, writable: bool) -> None:
     if not writable:
         raise Refusal(403, "read_only", "the service was started without a token file: nothing can be changed")
     if not request.state.authorised:
-        raise Refusal(401, "token_needed", "send the service's token: Authorization: Bearer TOKEN")
+        raise token_needed(given="authorization" in request.headers)
 
 
 def _item(row: Row) -> ItemOut:

@@ -9,14 +9,12 @@ from typing import Any
 from fieldmark.search.disk import DiskFull
 from fieldmark.search.encoders import EncoderInput
 from fieldmark.search.index import Index
-from fieldmark.search.schema import Row, picture_id, rows_table
+from fieldmark.search.schema import ADDED, Row, picture_id, rows_table
 from fieldmark.search.service.batching import EncoderQueue
 from fieldmark.search.service.confinement import remove_below, write_below
 from fieldmark.search.service.decoding import DecodePool
 from fieldmark.search.service.errors import Refusal, overloaded
 
-FOLDER = "added"
-"""Below the collection's root: pictures that came through the service, named by the hash of their content."""
 _ENDINGS = {
     "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "BMP": "bmp", "DIB": "bmp", "TIFF": "tif",
     "PPM": "ppm", "AVIF": "avif", "JPEG2000": "jp2",
@@ -46,7 +44,7 @@ class Changes:
         pixels, decoded = self._pool.square(content, self._queue.decode_size())
         digest = hashlib.sha256(content).hexdigest()
         name = f"{digest[:32]}.{_ENDINGS.get(decoded.format, 'img')}"
-        path = f"{FOLDER}/{name}"
+        path = f"{ADDED}/{name}"
         known = self._index.get(picture_id(path))
         if known is not None:
             return known, False
@@ -57,7 +55,7 @@ class Changes:
             if known is not None:
                 return known, False
             try:
-                is_new_file = write_below(self._index.root, FOLDER, name, content)
+                is_new_file = write_below(self._index.root, ADDED, name, content)
             except OSError as error:  # a full disk, or a folder that may not be written
                 raise _not_stored() from error
             try:
@@ -78,7 +76,7 @@ class Changes:
                 self._index.delete([id])
             except ValueError as error:
                 raise _refusal(error) from error
-            if row.path.startswith(f"{FOLDER}/"):
+            if row.path.startswith(f"{ADDED}/"):
                 remove_below(self._index.root, row.path)
 
     def _checked(self, metadata: Mapping[str, Any]) -> dict[str, Any]:

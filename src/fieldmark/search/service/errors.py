@@ -25,6 +25,12 @@ def overloaded(what: str, retry_after: float) -> Refusal:
     return Refusal(503, "overloaded", f"{what}: try again in {seconds} s", seconds)
 
 
+def token_needed(*, given: bool) -> Refusal:
+    """401. given: a token came with the request, but not the service's."""
+    wrong = "the token is wrong; " if given else ""
+    return Refusal(401, "token_needed", f"{wrong}send the service's token: Authorization: Bearer TOKEN")
+
+
 def error_body(code: str, message: str, request_id: str) -> dict[str, dict[str, str]]:
     """The JSON of every answer that is no success."""
     return {"error": {"code": code, "message": message, "request_id": request_id}}

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fieldmark.search.service.config import Limits
-from fieldmark.search.service.errors import Refusal, error_body, overloaded
+from fieldmark.search.service.errors import Refusal, error_body, overloaded, token_needed
 from fieldmark.search.service.metrics import Metrics
 
 Scope = MutableMapping[str, Any]
@@ -137,7 +137,7 @@ class Guard:
         authorised = self._access.token_is_right(_bearer(headers.get("authorization")))
         scope["state"]["authorised"] = authorised
         if self._access.private and not authorised and scope["path"] not in self._access.open_paths:
-            raise Refusal(401, "token_needed", "send the service's token: Authorization: Bearer TOKEN")
+            raise token_needed(given="authorization" in headers)
         if counted and self._active > self._limits.requests:
             raise overloaded("too many requests at once", 1)
         length = headers.get("content-length")
