@@ -34,6 +34,17 @@ def test_explain(fieldmark: Cli, place: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "why" / "explanation.json").read_text())["grid_a"] == [4, 4]
 
 
+def test_explain_beyond_what_an_index_shares(fieldmark: Cli, place: Path, tmp_path: Path) -> None:
+    a, b = sorted((place / "world").glob("0*/*.png"))[:2]
+    index = tmp_path / "birds.index"
+    words = ("--encoder", place / "run", "--images", place / "world", "--index", index)
+    assert fieldmark("index", "build", *words).code == 0
+    said = fieldmark("explain", a, b, "--run", place / "run", "--index", index, "--out", tmp_path / "why")
+    assert said.code == 0 and said.out.startswith("centred cosine "), said.err
+    said = fieldmark("explain", a, b, "--run", place / "run", "--index", tmp_path, "--out", tmp_path / "no")
+    assert said.code == 2 and "is no index" in said.err
+
+
 def test_evidence(fieldmark: Cli, place: Path, tmp_path: Path) -> None:
     words = ("--runs", f"[{place / 'run' / 'encoder'}]", "--world", place / "world", "--json", tmp_path / "found.json")
     said = fieldmark("explain", "evidence", *words)

@@ -9,7 +9,13 @@ from PIL import Image
 from tests.fixtures_families import TINY, save_tiny_family
 from tests.fixtures_models import pictures, tiny_backbone
 
-from fieldmark.evaluation.correspondence import MatchExplanation, explain_pair, explain_pairs, token_shares
+from fieldmark.evaluation.correspondence import (
+    MatchExplanation,
+    centred_shares,
+    explain_pair,
+    explain_pairs,
+    token_shares,
+)
 from fieldmark.models.backbone import load_backbone
 from fieldmark.models.pooler import PoolerKind, build_pooler
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
@@ -89,6 +95,90 @@ def test_parts_equal_loops_and_sum_to_the_cosine(kind: PoolerKind, size: int | N
     np.testing.assert_allclose(found.difference_b.ravel(), [float(p @ -apart) / 2 for p in parts_b], atol=1e-6)
     for half in (found.difference_a, found.difference_b):
         assert half.sum() == pytest.approx((1 - found.cosine) / 2, abs=1e-6)
+
+
+def mean_embedding(encoder: RetrievalEncoder, dimensions: int | None = None) -> torch.Tensor:
+    """Of a few pictures, as a collection's mean is made: of embeddings cut and normalised, itself not normalised."""
+    return encoder.encode(pictures(9, 16, seed=31), dimensions=dimensions).double().mean(0)
+
+
+@pytest.mark.parametrize(("kind", "size"), KINDS)
+def test_centred_parts_equal_loops_and_sum_to_the_centred_cosine(kind: PoolerKind, size: int | None) -> None:
+    encoder = make(kind, size)
+    a, b = pictures(2, 16, seed=3)
+    centre = mean_embedding(encoder)
+    found, plain = explain_pair(encoder, a, b, centre=centre), explain_pair(encoder, a, b)
+    z_a, z_b = encoder.encode(torch.stack([a, b])).double()
+    centred = float(torch.nn.functional.cosine_similarity(z_a - centre, z_b - centre, dim=0))
+    assert found.centred_cosine == found.explained_cosine == pytest.approx(centred, abs=1e-5)
+    assert found.contribution.sum() == pytest.approx(found.centred_cosine)
+    lengths = float((z_a - centre).norm() * (z_b - centre).norm())
+    told = found.cosine - float(z_a @ centre) - float(z_b @ centre) + float(centre @ centre)
+    assert found.centred_cosine * lengths == pytest.approx(told, abs=1e-6), "the formula of the docstring"
+    weights_a, parts_a = shares_by_loops(encoder, a)
+    weights_b, parts_b = shares_by_loops(encoder, b)
+    left = [part - weight * centre for weight, part in zip(weights_a, parts_a, strict=True)]
+    right = [part - weight * centre for weight, part in zip(weights_b, parts_b, strict=True)]
+    slow = np.array([[float(p @ q) / lengths for q in right] for p in left])
+    np.testing.assert_allclose(found.contribution, slow, atol=1e-5)
+    np.testing.assert_allclose(found.similarity_a.ravel(), slow.sum(1), atol=1e-5)
+    np.testing.assert_allclose(found.similarity_b.ravel(), slow.sum(0), atol=1e-5)
+    # what m does not touch
+    assert found.cosine == plain.cosine and plain.centred_cosine is None and plain.explained_cosine == plain.cosine
+    for name in ("difference_a", "difference_b", "attention_a", "attention_b"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(plain, name))
+
+
+@pytest.mark.parametrize(("kind", "size"), KINDS)
+def test_a_centre_of_zero_is_none(kind: PoolerKind, size: int | None) -> None:
+    encoder = make(kind, size)
+    a, b = pictures(2, 16, seed=4)
+    found = explain_pair(encoder, a, b, centre=torch.zeros(encoder.embedding_size))
+    plain = explain_pair(encoder, a, b)
+    np.testing.assert_allclose(found.contribution, plain.contribution, atol=1e-12)
+    assert found.centred_cosine == pytest.approx(plain.cosine, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["mean", "attention", "max"])
+@torch.no_grad()
+def test_a_patch_that_holds_its_share_of_the_mean_carries_nothing(kind: PoolerKind) -> None:
+    pooler = make(kind, 8).pooler
+    generator = torch.Generator().manual_seed(6)
+    shares, other = (token_shares(pooler, torch.randn(5, pooler.width, generator=generator), 8) for _ in range(2))
+    centre = shares.parts[2] / shares.weight[2]
+    left = centred_shares(shares, centre)
+    assert left.parts[2].norm() < 1e-12 < left.parts[1].norm()
+    carried = left.parts @ centred_shares(other, centre).parts.T
+    np.testing.assert_allclose(carried[2], 0, atol=1e-9)
+    moved = shares.parts.sum(0) - centre
+    torch.testing.assert_close(left.parts.sum(0), moved)
+    torch.testing.assert_close(left.weight, shares.weight)
+
+
+@pytest.mark.parametrize("dimensions", [2, 5])
+def test_the_centre_of_cut_embeddings_is_that_of_cut_embeddings(dimensions: int) -> None:
+    encoder = make("attention", 8)
+    a, b = pictures(2, 16, seed=6)
+    centre = mean_embedding(encoder, dimensions)
+    found = explain_pair(encoder, a, b, dimensions=dimensions, centre=centre)
+    z_a, z_b = encoder.encode(torch.stack([a, b]), dimensions=dimensions).double() - centre
+    expected = float(torch.nn.functional.cosine_similarity(z_a, z_b, dim=0))
+    assert found.centred_cosine == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(ValueError, match=rf"shape \(8,\).*have {dimensions} numbers.*cut and normalised"):
+        explain_pair(encoder, a, b, dimensions=dimensions, centre=mean_embedding(encoder))
+
+
+def test_a_centre_that_is_no_mean_is_refused() -> None:
+    encoder = make("attention", 8)
+    a, b = pictures(2, 16)
+    for centre, says in [
+        (torch.ones(8), "not their sum"),
+        (torch.full((8,), float("nan")), "length nan"),
+        (torch.zeros(1, 8), "shape"),
+        (encoder.encode(a[None])[0], "the centre itself"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            explain_pair(encoder, a, b, centre=centre)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -196,13 +286,28 @@ def test_specific_contributions_have_no_margins() -> None:
     np.testing.assert_array_equal(opposed.specific, opposed.contribution)
 
 
+def test_centred_contributions_are_specific_as_they_are() -> None:
+    """Also where they sum to next to nothing, and a product of margins would be larger than all of them."""
+    values = np.array([[0.5, -0.4], [-0.3, 0.201]])
+    a = np.full((1, 2), 0.5)
+    found = MatchExplanation(0.9, "mean", a, a, values, a, a, centred_cosine=0.001)
+    np.testing.assert_array_equal(found.specific, values)
+    assert [(one.a, one.b, one.specific) for one in found.strongest(5)] == [
+        ((0, 0), (0, 0), 0.5),
+        ((0, 1), (0, 1), 0.201),
+    ]
+
+
 def test_json_says_the_same() -> None:
     encoder = make("attention", 8)
     found = explain_pair(encoder, *pictures(2, 16, seed=8))
     content = found.as_json()
     assert np.sum(content["contribution"]) == pytest.approx(content["cosine"], abs=1e-5)
     assert content["grid_a"] == [2, 2] and len(content["correspondences"]) <= 4
-    assert "contribution" not in found.as_json(full=False)
+    assert "contribution" not in found.as_json(full=False) and content["centred_cosine"] is None
+    centred = explain_pair(encoder, *pictures(2, 16, seed=8), centre=mean_embedding(encoder)).as_json()
+    assert np.sum(centred["contribution"]) == pytest.approx(centred["centred_cosine"], abs=1e-5)
+    assert centred["cosine"] == content["cosine"] and centred["difference_a"] == content["difference_a"]
 
 
 @pytest.mark.parametrize(

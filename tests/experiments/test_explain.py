@@ -16,6 +16,9 @@ from fieldmark.models.bundled import bundled_path
 from fieldmark.models.pooler import build_pooler
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
 from fieldmark.policy.adjudication import RolloutConfig
+from fieldmark.search.encoders import EncoderInput, load_search_encoder
+from fieldmark.search.index import Index
+from fieldmark.search.schema import Row, picture_id, rows_table
 
 SAGA = "rollouts:\n  vocabulary: fieldguide\n  attributes_per_prompt: 3\n  max_new_tokens: 64\n"
 
@@ -52,6 +55,56 @@ def test_three_files_that_say_the_same(run: Path, files: tuple[Path, Path], tmp_
     assert Image.open(explained.png).format == "PNG"
     assert f"{direct.cosine:.4f}" in explained.html.read_text()
     assert explained_text(explained).startswith(f"cosine {direct.cosine:.4f} (attention pooling, sum of 4096 parts)")
+
+
+def make_index(folder: Path, run: Path, count: int) -> Index:
+    """Of random pictures, which need no files."""
+    encoder, random = load_search_encoder(run), np.random.default_rng(1)
+    index = Index.create(folder, encoder, folder.parent)
+    shades = [np.full((96, 96, 3), random.integers(0, 255, 3), np.uint8) for _ in range(count)]
+    rows = [Row(picture_id(f"{n}.png"), f"{n}.png", 1, f"{n:064x}", 96, 96, {}) for n in range(count)]
+    index.append(rows_table(index.table.schema, rows, encoder.embed([EncoderInput(one) for one in shades])))
+    return index
+
+
+@pytest.mark.parametrize("dimensions", [None, 5])
+def test_with_an_index_all_three_files_are_of_the_centred_cosine(
+    run: Path, files: tuple[Path, Path], tmp_path: Path, dimensions: int | None
+) -> None:
+    index = make_index(tmp_path / "index", run, 9)
+    out = str(tmp_path / "why")
+    explained = run_explain(*files, ExplainConfig(run=str(run), out=out, index=str(index.path), dimensions=dimensions))
+    rows = torch.from_numpy(index.vectors([picture_id(f"{n}.png") for n in range(9)]))[:, :dimensions]
+    centre = torch.nn.functional.normalize(rows.double(), dim=-1).mean(0)
+    encoder = RetrievalEncoder.from_pretrained(run / "encoder")
+    pictures = [Image.open(path) for path in files]
+    direct = explain_pair(encoder, *pictures, dimensions=dimensions, centre=centre)
+    content = json.loads(explained.json.read_text())
+    assert content["centred_cosine"] == pytest.approx(direct.centred_cosine, abs=1e-6)
+    assert np.sum(content["contribution"]) == pytest.approx(content["centred_cosine"], abs=1e-5)
+    assert content["settings"]["index"] == str(index.path)
+    assert f"{direct.centred_cosine:.4f} (with it {direct.cosine:.4f})" in explained.html.read_text()
+    assert explained_text(explained).startswith(f"centred cosine {direct.centred_cosine:.4f} (attention pooling")
+    assert "beyond their shares" not in explained_text(explained)
+
+
+def test_an_index_of_another_encoder_or_without_a_mean_is_refused(
+    run: Path, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, index = tmp_path / "other", make_index(tmp_path / "index", run, 3)
+    encoder = RetrievalEncoder.from_pretrained(run / "encoder")
+    with torch.no_grad():
+        encoder.pooler.query.mul_(2)
+    encoder.save_pretrained(other)
+    monkeypatch.setattr(RetrievalEncoder, "from_pretrained", None)
+    for encoder_run, path, says in [
+        (other, index.path, rf"built with the encoder {run} \(\w+\), not with {other} \("),
+        (run, index.path, "has 3 pictures, which says nothing"),
+        (run, tmp_path / "none", "is no index"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            run_explain(*files, ExplainConfig(run=str(encoder_run), index=str(path), out=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_supervisor_is_asked_as_the_run_asked(run: Path, files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -23,10 +23,14 @@ from fieldmark.report.match_drawing import (
 )
 
 
-def make_match(kind: PoolerKind = "attention", names: tuple[str, str] = ("a.png", EVIL), account=None) -> Match:
+def make_match(
+    kind: PoolerKind = "attention", names: tuple[str, str] = ("a.png", EVIL), account=None, centred: bool = False
+) -> Match:
     random = np.random.default_rng(0)
-    a, b = (Image.fromarray(random.integers(0, 255, (40, 30, 3), np.uint8)) for _ in range(2))
-    return Match(explain_pair(make_encoder(kind), a, b), (a, b), names, account)
+    a, b, *others = (Image.fromarray(random.integers(0, 255, (40, 30, 3), np.uint8)) for _ in range(5))
+    encoder = make_encoder(kind)
+    centre = encoder.encode([a, b, *others]).mean(0) if centred else None
+    return Match(explain_pair(encoder, a, b, centre=centre), (a, b), names, account)
 
 
 def decoded(uri: str) -> np.ndarray:
@@ -46,6 +50,15 @@ def test_svg_is_xml_that_loads_nothing(kind: PoolerKind) -> None:
     assert all(href.startswith("data:image/webp") for href in re.findall(r'href="([^"]*)"', svg))
     texts = [element.text for element in root.iter() if element.tag.endswith("text")]
     assert f"cosine {match.explanation.cosine:.3f}" in texts and any(EVIL[:10] in str(text) for text in texts)
+
+
+def test_a_centred_drawing_says_so_and_has_signs() -> None:
+    match = make_match(centred=True)
+    found = match.explanation
+    texts = [one.text for one in ElementTree.fromstring(match_svg(match)).iter() if one.tag.endswith("text")]
+    assert f"centred cosine {found.centred_cosine:.3f} (cosine {found.cosine:.3f})" in texts
+    assert "of the centred cosine; red: alike" in texts and not any("beyond their shares" in str(one) for one in texts)
+    assert similarity_overlays(match) == signed_overlays(match.similarities)
 
 
 def test_png_holds_letters_and_pictures_and_is_always_the_same() -> None:

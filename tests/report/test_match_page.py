@@ -61,6 +61,19 @@ def test_contributions_are_in_the_page() -> None:
     assert "No supervisor was asked" in page.text
 
 
+def test_the_page_says_which_cosine_it_shows() -> None:
+    match = make_match(centred=True)
+    found = match.explanation
+    page = Reader(match_page(match, {}))
+    assert f"is {found.centred_cosine:.4f} (with it {found.cosine:.4f}). This centred cosine is the sum" in page.text
+    assert "beyond their shares" not in page.text and "blue ones speak against it" in page.text
+    board = next(a for tag, a in page.tags if a.get("id") == "board")
+    assert float(board["data-cosine"]) == pytest.approx(found.centred_cosine, abs=1e-6)
+    assert board["data-of"] == "centred cosine"
+    plain = Reader(match_page(make_match(), {}))
+    assert "centred" not in plain.text and "beyond their shares" in plain.text
+
+
 def test_what_the_supervisor_said() -> None:
     text = Reader(match_page(make_match(account=account()), {})).text
     assert "It says: no" in text and "1 yes, 3 no (bill)" in text and "2 yes, 0 no, 2 unreadable (tail)" in text

@@ -57,10 +57,9 @@ def take_all(browser: Any, index: Index, encoder: Any, out: Path) -> None:
             take(page, "start")
             searched(page)
             take(page, "results")
-            page.locator(".card .picture").nth(2).click()
+            other_of_its_kind(page, picture).click()
             page.wait_for_selector(".pairs button, #pairs-title")
-            if page.locator(".pairs button").count():
-                page.locator(".pairs button").first.click()
+            mark_a_pair(page)
             settle(page)
             take(page, "explanation")
             page.keyboard.press("Escape")
@@ -117,6 +116,24 @@ def take_all(browser: Any, index: Index, encoder: Any, out: Path) -> None:
     ):
         page.wait_for_selector("form.token")
         take(page, "token")
+
+
+def other_of_its_kind(page: Any, picture: Path) -> Any:
+    """The second result that shows another bird of the picture's species, else the third result: something to explain,
+    which the picture beside itself is not."""
+    kind = f"{picture.parent.name}/"
+    names = page.locator(".card .name").all_inner_texts()
+    others = [n for n, name in enumerate(names) if name.startswith(kind) and name != f"{kind}{picture.stem}"]
+    return page.locator(".card .picture").nth(others[1] if len(others) > 1 else 2)
+
+
+def mark_a_pair(page: Any) -> None:
+    """The strongest pair of regions in different places, which shows that pairs are not just compared place by place;
+    else the strongest."""
+    buttons = page.locator(".pairs button")
+    pairs = [re.findall(r"\(\d+, \d+\)", text) for text in buttons.all_inner_texts()]
+    if pairs:
+        buttons.nth(next((n for n, (a, b) in enumerate(pairs) if a != b), 0)).click()
 
 
 def busy(route: Any) -> None:

@@ -117,13 +117,17 @@ def test_explanation_opens_closes_and_goes_back(page: Any, picture_file: Path) -
     opener.focus()
     opener.press("Enter")
     page.wait_for_selector("#explanation[open] canvas")
-    cosine = float(page.locator("#explanation-body b").first.inner_text())
-    assert 0 < cosine < 1
+    cosine, centred = (float(text) for text in page.locator("#explanation-body b").all_inner_texts()[:2])
+    assert 0 < cosine < 1 and centred < cosine
+    said = page.locator("#explanation-body").inner_text()
+    assert "after taking away what all pictures of this collection share" in said
+    assert "alike beyond what all pictures share" in said
     assert f"{cosine:.3f}" in page.locator(".card").nth(1).inner_text()
     page.wait_for_function("() => [...document.querySelectorAll('.layers img')].every(one => one.naturalWidth > 0)")
     painted = "canvas => canvas.getContext('2d').getImageData(0, 0, 384, 384).data.some(value => value > 0)"
     assert all(page.locator("#explanation canvas").nth(i).evaluate(painted) for i in (0, 1))
     page.get_by_label("What keeps them apart").check()
+    assert "keeps them apart. Blue: draws them together" in page.locator("#explanation-body").inner_text()
     page.locator(".pairs button").first.click()
     assert page.locator(".pairs button").first.get_attribute("aria-pressed") == "true"
     page.keyboard.press("Escape")
@@ -138,6 +142,28 @@ def test_explanation_opens_closes_and_goes_back(page: Any, picture_file: Path) -
     page.locator("#start").wait_for(state="visible")
     page.go_forward()
     wait_for_results(page)
+
+
+def test_bars_tell_the_scores_apart_and_say_how(page: Any, picture_file: Path) -> None:
+    page.set_input_files("#file", str(picture_file))
+    wait_for_results(page)
+    bars = page.locator(".score meter").evaluate_all("all => all.map(one => one.value)")
+    assert bars[0] == 1 and bars[-1] == pytest.approx(0.05) and bars == sorted(bars, reverse=True)
+    lowest = page.locator(".score").last.inner_text().strip()
+    title = page.locator(".score").first.get_attribute("title")
+    assert f"from the lowest score shown, {lowest}, to the highest, 1.000" in title
+
+
+def test_too_few_pictures_to_take_away_what_they_share(
+    browser: Any, bird_encoder: Any, tmp_path: Path, make_birds: Any
+) -> None:
+    with serve(make_birds(tmp_path), bird_encoder) as running:
+        link = f"{running.url}/?part=i:1:{running.ids[0]}&explain={running.ids[1]}"
+        with open_page(browser, link) as page:
+            page.wait_for_selector("#explanation[open] canvas")
+            said = page.locator("#explanation-body").inner_text()
+            assert "too few different pictures" in said and "beyond what all pictures share" not in said
+            assert page.complaints == []
 
 
 def test_link_opens_the_same_state_elsewhere(browser: Any, served: Served) -> None:

@@ -94,17 +94,35 @@ def test_formats_that_browsers_do_not_show_come_as_webp(bird_encoder: Any, tmp_p
     assert answer.headers["content-type"] == "image/webp" and answer.content[8:12] == b"WEBP"
 
 
-def test_explanation_sums_to_the_cosine_that_the_search_shows(served: Served) -> None:
+def test_explanation_sums_to_the_centred_cosine(served: Served) -> None:
     picture = sorted(served.index.root.rglob("*.png"))[4].read_bytes()
     hit = post(served, "/search", {"parts": [{"image": 0}], "k": 3}, picture).json()["hits"][2]
     answer = post(served, "/explain", {"a": {"image": 0}, "b": {"id": hit["id"]}}, picture).json()
     assert answer["cosine"] == pytest.approx(hit["score"], abs=1e-4)
     for name in ("contribution", "similarity_a", "similarity_b"):
-        assert np.sum(answer[name]) == pytest.approx(answer["cosine"], abs=1e-4)
+        assert np.sum(answer[name]) == pytest.approx(answer["centred_cosine"], abs=1e-4)
+    rows = served.index.vectors(served.ids).astype(np.float64)
+    both = np.stack([rows[4], rows[served.ids.index(hit["id"])]]) - rows.mean(0)
+    expected = both[0] @ both[1] / np.prod(np.linalg.norm(both, axis=1))
+    assert answer["centred_cosine"] == pytest.approx(expected, abs=1e-3) and expected < answer["cosine"]
+    assert all(pair["specific"] == pair["contribution"] for pair in answer["correspondences"])
     assert np.shape(answer["attention_a"]) == tuple(answer["grid_a"]) == (8, 8)
     assert np.sum(answer["difference_a"]) + np.sum(answer["difference_b"]) == pytest.approx(
         1 - answer["cosine"], abs=1e-4
     )
+
+
+def test_without_enough_items_the_plain_cosine_is_explained(bird_encoder: Any, tmp_path: Path, make_birds: Any) -> None:
+    index = make_birds(tmp_path)
+    with serve(index, bird_encoder) as running:
+        asked = {"a": {"id": running.ids[0]}, "b": {"id": running.ids[3]}}
+        answer = post(running, "/explain", asked).json()
+        assert answer["centred_cosine"] is None
+        assert np.sum(answer["contribution"]) == pytest.approx(answer["cosine"], abs=1e-4)
+        for shade in range(4):  # with eight items there is a mean, without a new start
+            post(running, "/items", {"metadata": {}}, png((60 * shade, 200, 9)), headers=AUTHORISED)
+        answer = post(running, "/explain", asked).json()
+        assert np.sum(answer["contribution"]) == pytest.approx(answer["centred_cosine"], abs=1e-4)
 
 
 def test_adding_finding_and_deleting(bird_encoder: Any, tmp_path: Path, make_birds: Any) -> None:

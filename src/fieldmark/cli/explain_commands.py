@@ -14,10 +14,12 @@ def _explain(options: "Options") -> Run:
     """Splits the cosine of two pictures exactly over pairs of patches and shows which patch answers to which,
     what each weighs and carries, and what keeps the two apart. With --supervisor it also asks the
     multimodal LLM: its attributes of both, its verdict, and where it looked while it wrote each value.
+    With --index it explains what goes beyond what all pictures of that index share.
     Writes explanation.html, explanation.png and explanation.json.
 
     examples:
       fieldmark explain a.jpg b.jpg --run runs/mine
+      fieldmark explain a.jpg b.jpg --run runs/mine --index mine.index
       fieldmark explain a.jpg b.jpg --run runs/mine --supervisor bundled --vocabulary fieldguide --out why
     """
     from fieldmark.experiments.explain import ExplainConfig

@@ -20,6 +20,16 @@ cosine, according to their weights alone. With the margins r_i = Σ_j C_ij and c
 splits off what two patches carry *together*, beyond what each carries with the other picture as a whole. Rows and
 columns of S sum to zero; its largest entries are the correspondences.
 
+If a mean embedding m of a collection is known, the common part can be taken away instead, each patch giving back its
+share of m according to its weight:
+
+    d_i = v̂_i − β_i m,    ⟨z_a − m, z_b − m⟩ = Σ_ij ⟨d_i, d_j⟩ = cos − ⟨z_a, m⟩ − ⟨z_b, m⟩ + |m|²
+
+which is how much nearer the two are than pictures of the collection on average. Divided by |z_a − m| |z_b − m| it is
+the centred cosine, again from −1 to 1, and C_ij are its parts. With the common part gone, the largest C_ij themselves
+are the correspondences: a product of margins means nothing for a sum that may be near zero or below it. The differences
+δ depend on z_a − z_b alone and are the same with and without m.
+
 Parts may be negative: patches that pull the embeddings apart in the first sum, together in the second. The weights are
 taken as they are: how β itself came about, and what the tower has mixed into a token from its neighbours, is not
 explained. Poolers have no layer normalisation; one behind the sum would have to become a part of W_o here.
@@ -38,11 +48,14 @@ from fieldmark.models.pooler import Pooler, PoolerKind
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
 
 Picture = Image.Image | np.ndarray | Tensor
+_NOTHING_LEFT = 1e-6
+_UNIT_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Correspondence:
-    """Two patches, (row, column) of each; what they carry of the cosine, and how much of it is beyond their shares."""
+    """Two patches, (row, column) of each; what they carry of the cosine that is explained, and how much of it is beyond
+    their shares (of the centred cosine: all of it)."""
 
     a: tuple[int, int]
     b: tuple[int, int]
@@ -59,8 +72,9 @@ class MatchExplanation:
         pooler: attention, mean or max.
         attention_a, attention_b: (H, W), weight of each patch in the embedding, sums to 1. Mean pooling: all alike.
             Max pooling, which weighs numbers instead of patches: the share of a token's numbers taken from the patch.
-        contribution: (N_a, N_b), sums to the cosine.
+        contribution: (N_a, N_b), sums to the centred cosine if there is one, else to the cosine.
         difference_a, difference_b: (H, W); both together sum to 1 − cosine.
+        centred_cosine: of the two embeddings minus the mean embedding of a collection; None: no mean was given.
     """
 
     cosine: float
@@ -70,22 +84,29 @@ class MatchExplanation:
     contribution: np.ndarray
     difference_a: np.ndarray
     difference_b: np.ndarray
+    centred_cosine: float | None = None
+
+    @property
+    def explained_cosine(self) -> float:
+        """What the contributions sum to: the centred cosine if there is one, else the cosine."""
+        return self.cosine if self.centred_cosine is None else self.centred_cosine
 
     @property
     def similarity_a(self) -> np.ndarray:
-        """(H, W): what each patch of a carries with all of b; sums to the cosine."""
+        """(H, W): what each patch of a carries with all of b; sums to the explained cosine."""
         return self.contribution.sum(1).reshape(self.attention_a.shape)
 
     @property
     def similarity_b(self) -> np.ndarray:
-        """(H, W): what each patch of b carries with all of a; sums to the cosine."""
+        """(H, W): what each patch of b carries with all of a; sums to the explained cosine."""
         return self.contribution.sum(0).reshape(self.attention_b.shape)
 
     @property
     def specific(self) -> np.ndarray:
-        """S, (N_a, N_b): contributions without the product of their margins; all of them where they sum to 0."""
+        """S, (N_a, N_b): contributions without the product of their margins; all of them where they sum to 0 and where
+        they are centred, for then what is common to all pictures is gone already."""
         total = float(self.contribution.sum())
-        if abs(total) < 1e-9:
+        if self.centred_cosine is not None or abs(total) < 1e-9:
             return self.contribution
         return self.contribution - np.outer(self.contribution.sum(1), self.contribution.sum(0)) / total
 
@@ -122,6 +143,7 @@ class MatchExplanation:
 
         content: dict[str, Any] = {
             "cosine": self.cosine,
+            "centred_cosine": self.centred_cosine,
             "pooler": self.pooler,
             "grid_a": list(self.attention_a.shape),
             "grid_b": list(self.attention_b.shape),
@@ -146,7 +168,12 @@ class MatchExplanation:
 
 @torch.no_grad()
 def explain_pair(
-    encoder: RetrievalEncoder, a: Picture, b: Picture, *, dimensions: int | None = None
+    encoder: RetrievalEncoder,
+    a: Picture,
+    b: Picture,
+    *,
+    dimensions: int | None = None,
+    centre: Tensor | None = None,
 ) -> MatchExplanation:
     """Explain the match of two pictures.
 
@@ -154,12 +181,15 @@ def explain_pair(
         a, b: PIL pictures, which are resized as `RetrievalEncoder.encode` does; or uint8 (H, W, 3) arrays or tensors,
             used as they are (H and W multiples of the encoder's patches; the two sizes may differ).
         dimensions: explain the cosine of embeddings cut to their first numbers, as `encode` cuts them.
+        centre: (D_e,), the mean of a collection's embeddings as `encode` gives them, itself not normalised: explain the
+            centred cosine. With dimensions, the mean of embeddings that were cut and normalised in the same way: the
+            first numbers of the mean of whole ones are something else.
 
     Raises:
-        ValueError: pictures of another kind or size, dimensions that the encoder does not have, or an embedding of
-            length zero.
+        ValueError: pictures of another kind or size, dimensions that the encoder does not have, an embedding of length
+            zero, a centre of another size or one that is no mean of embeddings, or an embedding that equals it.
     """
-    return explain_pairs(encoder, [a, b], [(0, 1)], dimensions=dimensions)[0]
+    return explain_pairs(encoder, [a, b], [(0, 1)], dimensions=dimensions, centre=centre)[0]
 
 
 @torch.no_grad()
@@ -169,6 +199,7 @@ def explain_pairs(
     pairs: Sequence[tuple[int, int]],
     *,
     dimensions: int | None = None,
+    centre: Tensor | None = None,
 ) -> list[MatchExplanation]:
     """`explain_pair` for several pairs of positions in ``pictures``; the tower runs once over all pictures."""
     size = encoder.embedding_size if dimensions is None else dimensions
@@ -176,6 +207,7 @@ def explain_pairs(
         raise ValueError(f"dimensions is {size}: choose a size from 1 to {encoder.embedding_size}")
     if bad := [i for pair in pairs for i in pair if not 0 <= i < len(pictures)]:
         raise ValueError(f"pictures {bad} asked for, but there are {len(pictures)}")
+    mean = None if centre is None else _checked_centre(centre, size)
     training = encoder.training
     encoder.eval()
     try:
@@ -187,7 +219,7 @@ def explain_pairs(
     grids = vision.grids
     return [
         _explanation(
-            shares[i], shares[j], grids[i], grids[j], float(embeddings[i] @ embeddings[j]), encoder.pooler.kind
+            shares[i], shares[j], grids[i], grids[j], float(embeddings[i] @ embeddings[j]), encoder.pooler.kind, mean
         )
         for i, j in pairs
     ]
@@ -228,13 +260,59 @@ def token_shares(pooler: Pooler, tokens: Tensor, size: int) -> TokenShares:
     return TokenShares(weight.cpu(), parts.cpu() / length)
 
 
+def centred_shares(shares: TokenShares, centre: Tensor) -> TokenShares:
+    """The same tokens without the centre, each without its share of it: parts sum to the embedding minus the centre.
+
+    Args:
+        centre: (D_e,) float64.
+
+    Raises:
+        ValueError: nothing is left of the embedding.
+    """
+    parts = shares.parts - shares.weight[:, None] * centre
+    if float(parts.sum(0).norm()) < _NOTHING_LEFT:
+        raise ValueError(
+            "the embedding of one of the pictures is the centre itself: there is no centred cosine to explain. Is the "
+            "centre the mean of one picture alone?"
+        )
+    return TokenShares(shares.weight, parts)
+
+
+def _checked_centre(centre: Tensor, size: int) -> Tensor:
+    """float64 on the processor."""
+    if centre.shape != (size,):
+        raise ValueError(
+            f"the centre has the shape {tuple(centre.shape)}, the embeddings that are explained have {size} numbers: "
+            "give the mean of embeddings of this size, cut and normalised as they are"
+        )
+    centre = centre.detach().double().cpu()
+    length = float(centre.norm())
+    if not length <= 1 + _UNIT_TOLERANCE:  # also true for NaN
+        raise ValueError(
+            f"the centre has the length {length:.4g}, but no mean of embeddings of length 1 is longer than 1: give "
+            "their mean, not their sum"
+        )
+    return centre
+
+
 def _explanation(
-    a: TokenShares, b: TokenShares, grid_a: tuple[int, int], grid_b: tuple[int, int], cosine: float, kind: PoolerKind
+    a: TokenShares,
+    b: TokenShares,
+    grid_a: tuple[int, int],
+    grid_b: tuple[int, int],
+    cosine: float,
+    kind: PoolerKind,
+    centre: Tensor | None,
 ) -> MatchExplanation:
-    apart = (a.parts.sum(0) - b.parts.sum(0)) / 2
-    contribution = a.parts @ b.parts.T
+    embedding_a, embedding_b = a.parts.sum(0), b.parts.sum(0)
     # float32 embeddings against float64 parts
-    assert abs(float(contribution.sum()) - cosine) < 1e-4, (float(contribution.sum()), cosine)
+    assert abs(float(embedding_a @ embedding_b) - cosine) < 1e-4, (float(embedding_a @ embedding_b), cosine)
+    apart = (embedding_a - embedding_b) / 2
+    if centre is None:
+        contribution = a.parts @ b.parts.T
+    else:
+        left, right = centred_shares(a, centre).parts, centred_shares(b, centre).parts
+        contribution = left @ right.T / (left.sum(0).norm() * right.sum(0).norm())
     return MatchExplanation(
         cosine=cosine,
         pooler=kind,
@@ -243,6 +321,7 @@ def _explanation(
         contribution=contribution.numpy(),
         difference_a=(a.parts @ apart).reshape(grid_a).numpy(),
         difference_b=-(b.parts @ apart).reshape(grid_b).numpy(),
+        centred_cosine=None if centre is None else float(contribution.sum()),
     )
 
 

@@ -17,6 +17,9 @@ from fieldmark.models.retrieval_encoder import RetrievalEncoder
 from fieldmark.policy.adjudication import RolloutConfig
 from fieldmark.report.match_drawing import Match, match_svg, svg_to_png
 from fieldmark.report.match_page import match_page
+from fieldmark.search.collection_mean import LEAST_ROWS, collection_mean
+from fieldmark.search.encoders import files_fingerprint
+from fieldmark.search.index import Index
 from fieldmark.training.config import ModelConfig
 from fieldmark.training.run_folder import read_config, versions, write_text
 from fieldmark.training.session import load_supervisor
@@ -34,6 +37,9 @@ class ExplainConfig:
     """Folder for explanation.html, explanation.png and explanation.json; earlier ones are replaced."""
     dimensions: int | None = None
     """Explain embeddings cut to so many numbers. Not given: whole."""
+    index: str = ""
+    """Explain what goes beyond what all pictures of this index share: the centred cosine. The run's encoder must have
+    made it. Not given: the plain cosine."""
     supervisor: str = ""
     """Also ask this multimodal LLM: "bundled", a checkpoint folder or a hub id. Not given: none is loaded."""
     vocabulary: str = ""
@@ -71,7 +77,7 @@ def run_explain(a: Path, b: Path, config: ExplainConfig) -> Explained:
 
     Raises:
         ValueError: no encoder there, an encoder whose embedding is no sum over patches, a picture that cannot be
-            decoded, or a supervisor without a vocabulary.
+            decoded, a supervisor without a vocabulary, or an index of another encoder or without a mean.
     """
     if not config.run:
         raise ValueError("no encoder given: set --run to the folder of a run or of a saved encoder")
@@ -87,8 +93,9 @@ def run_explain(a: Path, b: Path, config: ExplainConfig) -> Explained:
     out = Path(config.out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: --out names a folder")
+    centre = _centre(config, run, folder) if config.index else None
     encoder = RetrievalEncoder.from_pretrained(folder, device=config.device)
-    found = explain_pair(encoder, *pictures, dimensions=config.dimensions)
+    found = explain_pair(encoder, *pictures, dimensions=config.dimensions, centre=centre)
     account = None if rollouts is None else _ask(config, rollouts, pictures, encoder.image_size)
     match = Match(found, pictures, (_name(a, b), _name(b, a)), account)
 
@@ -116,12 +123,17 @@ def run_explain(a: Path, b: Path, config: ExplainConfig) -> Explained:
 def explained_text(explained: Explained) -> str:
     """The cosine, the strongest correspondences and the verdict, for the terminal."""
     found, account = explained.match.explanation, explained.match.account
-    lines = [f"cosine {found.cosine:.4f} ({found.pooler} pooling, sum of {found.contribution.size} parts)"]
+    parts = f"({found.pooler} pooling, sum of {found.contribution.size} parts)"
+    if found.centred_cosine is None:
+        lines = [f"cosine {found.cosine:.4f} {parts}"]
+    else:
+        lines = [
+            f"centred cosine {found.centred_cosine:.4f} {parts}; the cosine, with what all pictures of the index "
+            f"share, is {found.cosine:.4f}"
+        ]
     for one in found.strongest(3):
-        lines.append(
-            f"  patch {one.a} of the first and {one.b} of the second carry {one.contribution:.5f}, "
-            f"{one.specific:.5f} beyond their shares"
-        )
+        line = f"  patch {one.a} of the first and {one.b} of the second carry {one.contribution:.5f}"
+        lines.append(line if found.centred_cosine is not None else f"{line}, {one.specific:.5f} beyond their shares")
     if account is not None:
         said = {True: "yes", False: "no", None: "no clear answer"}[account.verdict]
         completions = "; ".join(f"{one.same} yes, {one.different} no" for one in account.answers)
@@ -129,6 +141,19 @@ def explained_text(explained: Explained) -> str:
         differing = [one for one in account.attributes if one.differs]
         lines += [f"  {one.name}: {one.values[0][0][0]} | {one.values[1][0][0]}" for one in differing]
     return "\n".join(lines)
+
+
+def _centre(config: ExplainConfig, run: Path, folder: Path) -> torch.Tensor:
+    """The mean of the index's embeddings, cut as those that are explained."""
+    index = Index.open(config.index)
+    index.check_fingerprint(str(run.absolute()), files_fingerprint(folder))
+    mean = collection_mean(index, config.dimensions)
+    if mean is None:
+        raise ValueError(
+            f"{index.path} has {len(index)} pictures, which says nothing of what a collection shares: {LEAST_ROWS} or "
+            "more that differ are needed. Leave --index out to explain the plain cosine"
+        )
+    return torch.from_numpy(mean)
 
 
 def _decoded(path: Path) -> Image.Image:

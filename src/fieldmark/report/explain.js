@@ -31,8 +31,9 @@
     sides[side].patches.forEach(function (patch) { patch.setAttribute("fill-opacity", 0); });
     sides[side].patches[index].setAttribute("class", "pointed");
     other[best].setAttribute("class", "answering");
-    var share = cosine ? " (" + (100 * sum / cosine).toFixed(1) + " %)" : "";
-    told.textContent = "Picture " + (side + 1) + ", " + place(side, index) + ": carries " + sum.toFixed(4) + " of the cosine " +
+    // A share of a sum near zero, or below it, says nothing.
+    var share = cosine > 0.05 ? " (" + (100 * sum / cosine).toFixed(1) + " %)" : "";
+    told.textContent = "Picture " + (side + 1) + ", " + place(side, index) + ": carries " + sum.toFixed(4) + " of the " + board.dataset.of + " " +
       cosine.toFixed(3) + share + ", most of it with " + place(1 - side, best) + " of picture " + (2 - side) + ".";
   }
   document.getElementById("pointing").hidden = false;

@@ -82,9 +82,11 @@ def signed_overlays(maps: Sequence[np.ndarray]) -> list[str]:
 
 
 def similarity_overlays(match: Match) -> list[str]:
-    """Heat of what each patch carries of the cosine, of both pictures; of a cosine that is not positive with signs."""
-    maps = match.similarities
-    return [share_overlay(one) for one in maps] if match.explanation.cosine > 1e-3 else signed_overlays(maps)
+    """Heat of what each patch carries of the explained cosine, of both pictures; with signs if it is centred (its parts
+    are of either sign by nature) or not positive."""
+    found, maps = match.explanation, match.similarities
+    signed = found.centred_cosine is not None or found.cosine <= 1e-3
+    return signed_overlays(maps) if signed else [share_overlay(one) for one in maps]
 
 
 def _signed(values: np.ndarray) -> Image.Image:
@@ -138,11 +140,17 @@ def match_svg(match: Match) -> str:
     width = 2 * margin + shift + SIDE
     top = 96
     strongest = found.strongest(LINKS)
+    if found.centred_cosine is None:
+        title = f"cosine {found.cosine:.3f}"
+        framed = "framed patches carry more of it together than their shares"
+        similarity = "what each patch carries of the cosine"
+    else:
+        title = f"centred cosine {found.centred_cosine:.3f} (cosine {found.cosine:.3f})"
+        framed = "centred: without what the collection shares; framed pairs carry most"
+        similarity = "of the centred cosine; red: alike"
     pieces: list[Html] = [
-        _text(margin, 40, f"cosine {found.cosine:.3f}", 26),
-        _text(
-            margin, 64, f"{found.pooler} pooling; framed patches carry more of it together than their shares", 14, _SOFT
-        ),
+        _text(margin, 40, title, 26),
+        _text(margin, 64, f"{found.pooler} pooling; {framed}", 14, _SOFT),
     ]
     for item in (0, 1):
         wide, high = match.size(item)
@@ -155,7 +163,7 @@ def match_svg(match: Match) -> str:
     below = top + SIDE + 44
     columns = (
         ("Attention", "what each patch weighs", [share_overlay(one) for one in match.attentions]),
-        ("Similarity", "what each patch carries of the cosine", similarity_overlays(match)),
+        ("Similarity", similarity, similarity_overlays(match)),
         ("Difference", "red: apart, blue: together", signed_overlays(match.differences)),
     )
     step = (width - 2 * margin - tile) / 2

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fieldmark.evaluation.correspondence import MatchExplanation
 from fieldmark.evaluation.pair_account import DescribedAttribute, PairAccount
 from fieldmark.report.attention import heat_controls
 from fieldmark.report.html import Html, breakable, el, join
@@ -31,10 +32,15 @@ def match_page(match: Match, settings: Mapping[str, Any]) -> Html:
     settings: shown at the end as they are.
     """
     found = match.explanation
+    which = (
+        f"The cosine of the two embeddings is {found.cosine:.4f}. It"
+        if found.centred_cosine is None
+        else f"Without what all pictures of the collection share, the cosine of the two embeddings is "
+        f"{found.centred_cosine:.4f} (with it {found.cosine:.4f}). This centred cosine"
+    )
     intro = (
-        f"The cosine of the two embeddings is {found.cosine:.4f}. It is the sum of what every patch of the one picture "
-        "carries with every patch of the other: nothing is estimated. How the tower came to its patches, each of which "
-        "has seen its neighbours, is not explained by it."
+        f"{which} is the sum of what every patch of the one picture carries with every patch of the other: nothing is "
+        "estimated. How the tower came to its patches, each of which has seen its neighbours, is not explained by it."
     )
     sections = [_board(match), _maps(match), _supervisor(match), settings_section(settings)]
     title = " and ".join(match.names)
@@ -47,6 +53,8 @@ def _board(match: Match) -> Section:
     lead = (
         "Framed and joined: the pairs of patches that carry most together beyond their shares, that is beyond what "
         "each carries with the other picture as a whole. Thick is more."
+        if found.centred_cosine is None
+        else "Framed and joined: the pairs of patches that carry most of the centred cosine. Thick is more."
     )
     patches = found.contribution.size <= MOST_PAIRS
     largest = float(abs(found.contribution).max()) or 1.0
@@ -67,7 +75,8 @@ def _board(match: Match) -> Section:
         [_patches(match, item, largest) for item in (0, 1)] if patches else None,
         viewBox=f"0 0 {_SHIFT + SIDE} {max(match.size(0)[1], match.size(1)[1])}",
         id="board" if patches else None,
-        data_cosine=f"{found.cosine:.6f}",
+        data_cosine=f"{found.explained_cosine:.6f}",
+        data_of=_of(found),
         data_largest=f"{largest:.6g}",
         role="group",
         aria_label="Both pictures with corresponding patches",
@@ -123,35 +132,45 @@ def _patches(match: Match, item: int, largest: float) -> Html:
 
 def _table(match: Match) -> Html:
     found = match.explanation
+    centred = found.centred_cosine is not None
     rows = [
         el(
             "tr",
             el("th", _place(one.a), scope="row"),
             el("td", _place(one.b)),
             el("td", _parts(one.contribution)),
-            el("td", _parts(one.specific)),
+            None if centred else el("td", _parts(one.specific)),
         )
         for one in found.strongest(2 * LINKS)
     ]
     if not rows:
-        return missing("No two patches carry more together than their shares.")
-    head = el(
-        "tr", [el("th", text, scope="col") for text in ("Picture 1", "Picture 2", "carry", "beyond their shares")]
-    )
+        return missing(
+            "No two patches draw the pictures together."
+            if centred
+            else "No two patches carry more together than their shares."
+        )
+    titles = ("Picture 1", "Picture 2", "carry") + (() if centred else ("beyond their shares",))
+    head = el("tr", [el("th", text, scope="col") for text in titles])
     table = el("div", el("table", el("thead", head), el("tbody", rows)), class_="scroll")
     note = (
         f"In thousandths of the cosine's scale. An equal share of {found.contribution.size} pairs would be "
-        f"{_parts(found.cosine / found.contribution.size)}."
+        f"{_parts(found.explained_cosine / found.contribution.size)}."
     )
     return el("details", el("summary", "The same in numbers"), el("p", note, class_="small"), table)
 
 
 def _maps(match: Match) -> Section:
     found = match.explanation
+    shares = "multiples of an equal share: dark is less, warm is more, the bare picture is exactly equal."
     lead = (
-        "Weight and similarity as multiples of an equal share: dark is less, warm is more, the bare picture is exactly "
-        "equal. The difference adds up to 1 − cosine: red patches keep the two embeddings apart, blue ones draw them "
-        "together, and full colour is the largest of both pictures."
+        f"Weight and similarity as {shares}"
+        if found.centred_cosine is None
+        else f"Weight as {shares} The similarity adds up to the centred cosine: red patches are alike beyond what all "
+        "pictures of the collection share, blue ones speak against it."
+    )
+    lead += (
+        " The difference adds up to 1 − cosine: red patches keep the two embeddings apart, blue ones draw them "
+        "together. Full colour of red and blue is the largest of both pictures."
     )
     weigh = {
         "attention": "Attention: what each patch weighs in the embedding",
@@ -159,9 +178,12 @@ def _maps(match: Match) -> Section:
         "max": "Weight: from which patch the numbers of the largest token are taken",
     }[found.pooler]
     top = [max(one.max(), -one.min()) for one in match.differences]
+    carried = f"What each patch carries of the {_of(found)} {found.explained_cosine:.4f}"
+    if found.centred_cosine is not None:
+        carried += f"; the largest {max(float(abs(one).max()) for one in match.similarities):.4f}"
     kinds: Sequence[tuple[str, str, list[str]]] = (
         ("Weight", weigh, [share_overlay(one) for one in match.attentions]),
-        ("Similarity", f"What each patch carries of the cosine {found.cosine:.4f}", similarity_overlays(match)),
+        ("Similarity", carried, similarity_overlays(match)),
         (
             "Difference",
             f"What each patch adds to 1 − cosine, {1 - found.cosine:.4f}; the largest {max(top):.4f}",
@@ -252,6 +274,11 @@ def _tile(match: Match, one: DescribedAttribute) -> Html:
         caption = el("figcaption", el("span", f"“{value}”", dir="auto", class_="value-said"))
         figures.append(el("figure", layers, caption))
     return el("div", el("h4", one.name), el("div", figures, class_="duo"), class_="attribute")
+
+
+def _of(found: MatchExplanation) -> str:
+    """What the contributions are parts of."""
+    return "cosine" if found.centred_cosine is None else "centred cosine"
 
 
 def _place(place: tuple[int, int]) -> str:

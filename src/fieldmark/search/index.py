@@ -171,10 +171,14 @@ class Index:
         Raises:
             ValueError: another encoder made the rows; both are named.
         """
-        if encoder.fingerprint != self.encoder_fingerprint:
+        self.check_fingerprint(encoder.name, encoder.fingerprint)
+
+    def check_fingerprint(self, name: str, fingerprint: str) -> None:
+        """`check_encoder` of an encoder that is not loaded."""
+        if fingerprint != self.encoder_fingerprint:
             raise ValueError(
                 f"{self.path} was built with the encoder {self.encoder_name} ({self.encoder_fingerprint[:12]}), not "
-                f"with {encoder.name} ({encoder.fingerprint[:12]}): their embeddings cannot be compared. Use the "
+                f"with {name} ({fingerprint[:12]}): their embeddings cannot be compared. Use the "
                 "first, or build an index with the second"
             )
 

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from fieldmark.evaluation.correspondence import explain_pair
 from fieldmark.search import queries
+from fieldmark.search.collection_mean import RememberedMean
 from fieldmark.search.encoders import PictureEncoder
 from fieldmark.search.index import Index
 from fieldmark.search.queries import Part, SearchQuery, SearchResults, check_where
@@ -36,6 +38,7 @@ class Answers:
         self._pool = pool
         self._pictures = pictures
         self._limits = limits
+        self._mean = RememberedMean(index)
         self._facets: tuple[float, list[Facet]] | None = None
         self._facets_lock = threading.Lock()
 
@@ -95,14 +98,17 @@ class Answers:
             raise Refusal(400, "bad_query", self._without_paths(str(error))) from None
 
     def explain(self, asked: ExplainIn, contents: Sequence[bytes]) -> ExplainOut:
-        """Split the cosine of two pictures over their regions. Raises Refusal: 409 if the encoder does not allow it."""
+        """Split the cosine of two pictures over their regions, without what all pictures of the index share if that is
+        known. Raises Refusal: 409 if the encoder does not allow it."""
         encoder = self._queue.encoder
         if not isinstance(encoder, PictureEncoder):
             raise Refusal(
                 409, "no_explanation", "matches of this encoder, which reads words, cannot be split over regions"
             )
         a, b = (self._either(one, contents) for one in (asked.a, asked.b))
-        found = self._queue.take_turn(lambda: explain_pair(encoder.encoder, a, b))
+        mean = self._mean.get()
+        centre = None if mean is None else torch.from_numpy(mean)
+        found = self._queue.take_turn(lambda: explain_pair(encoder.encoder, a, b, centre=centre))
         content = found.as_json(full=found.contribution.size <= _MOST_CONTRIBUTIONS)
         pairs = [Pair(**pair) for pair in content.pop("correspondences")]
         return ExplainOut(**{"contribution": None} | content, correspondences=pairs)

@@ -101,31 +101,44 @@ class DeleteOut(BaseModel):
 
 
 class Pair(BaseModel):
-    """A region of either picture, as (row, column), and what they carry together of the cosine."""
+    """A region of either picture, as (row, column), and what they carry together of the cosine that is explained."""
 
     a: tuple[int, int]
     b: tuple[int, int]
     contribution: float
+    specific: float = Field(
+        description="of it, what goes beyond what each carries with the other picture as a whole; of a centred cosine, "
+        "all of it"
+    )
 
 
 class ExplainOut(BaseModel):
-    """Where the similarity of two pictures comes from. Rows of grids from top to bottom, columns from the left."""
+    """Where the similarity of two pictures comes from. Rows of grids from top to bottom, columns from the left. What is
+    explained is the centred cosine; where there is none, the cosine."""
 
-    cosine: float
+    cosine: float = Field(description="of the two embeddings: the score that a search shows")
+    centred_cosine: float | None = Field(
+        description="of the two embeddings minus the mean embedding of the index (of at most 4,096 of its items), "
+        "which is what all its pictures share. Null for an index of fewer than 8 items, or of items that are all but "
+        "the same"
+    )
     pooler: str
     grid_a: tuple[int, int]
     grid_b: tuple[int, int]
     attention_a: list[list[float]] = Field(description="weight of each region in the embedding; sums to 1")
     attention_b: list[list[float]]
     similarity_a: list[list[float]] = Field(
-        description="what each region of a carries with all of b; sums to the cosine"
+        description="what each region of a carries with all of b; sums to the centred cosine, without one to the cosine"
     )
     similarity_b: list[list[float]]
-    difference_a: list[list[float]] = Field(description="what keeps the two apart; a and b sum to 1 - cosine")
+    difference_a: list[list[float]] = Field(
+        description="what keeps the two apart; a and b sum to 1 - cosine, centred or not"
+    )
     difference_b: list[list[float]]
     correspondences: list[Pair] = Field(description="pairs of regions that carry most")
     contribution: list[list[float]] | None = Field(
-        description="(regions of a, regions of b), row-major; sums to the cosine. Null for grids with very many regions"
+        description="(regions of a, regions of b), row-major; sums as the similarities do. Null for grids with very "
+        "many regions"
     )
 
 

@@ -9,7 +9,12 @@ const VIEWS = [
   ["difference", "What keeps them apart"],
   ["attention", "Where the encoder looks"],
 ];
-const LEAST = 0.005; // of the cosine: pairs that carry less would be shown as 0.00
+const LEGENDS = {
+  similarity: (most, centred) => `Orange: alike${centred ? " beyond what all pictures share" : ""}. Blue: works against it. Dark: 0. Full colour: ${most}.`,
+  difference: (most) => `Orange: keeps them apart. Blue: draws them together. Dark: 0. Full colour: ${most}.`,
+  attention: (most) => `Orange: weighs in the embedding. Dark: 0. Full colour: ${most}, and all regions of a picture together 1.`,
+};
+const STANDS_OUT = 4; // times what a pair would carry of a similarity of 1 if all pairs carried alike
 
 // other: {kind: "item" | "picture", value} of the query, or null. hit: the result, with id, path, score and metadata.
 export async function fillExplanation(other, hit, about) {
@@ -53,29 +58,42 @@ export async function fillExplanation(other, hit, about) {
 function draw(body, found, a, b, rest) {
   let view = "similarity";
   let chosen = null;
+  const centred = found.centred_cosine !== null;
+  const legend = el("p", { class: "soft small" });
   const paint = () => {
     const marked = chosen === null ? null : carrying[chosen];
-    heat(a.canvas, found[`${view}_a`], marked?.a);
-    heat(b.canvas, found[`${view}_b`], marked?.b);
+    const [left, right] = [found[`${view}_a`], found[`${view}_b`]];
+    const most = largest(left, right);
+    heat(a.canvas, left, most, marked?.a);
+    heat(b.canvas, right, most, marked?.b);
+    legend.textContent = LEGENDS[view](most < 1e-6 ? 0 : Number(most.toPrecision(2)), centred);
     buttons.forEach((one, number) => one.setAttribute("aria-pressed", String(number === chosen)));
   };
   const radios = VIEWS.map(([name, label]) =>
     el("label", {}, el("input", { type: "radio", name: "view", value: name, checked: name === view, onchange: () => { view = name; paint(); } }), label));
-  const carrying = found.correspondences.filter((pair) => pair.contribution >= LEAST);
+  const alike = 1 / (found.grid_a[0] * found.grid_a[1] * found.grid_b[0] * found.grid_b[1]);
+  const carrying = found.correspondences.filter((pair) => pair.specific >= STANDS_OUT * alike);
   const buttons = carrying.map((pair, number) =>
     el("button", { type: "button", onclick: () => { chosen = chosen === number ? null : number; paint(); } },
-      `${place(pair.a, found.grid_a)} ↔ ${place(pair.b, found.grid_b)}: ${pair.contribution.toFixed(2)}`));
-  follow(a.canvas, found, 0, (regions) => heat(b.canvas, regions, null), paint);
-  follow(b.canvas, found, 1, (regions) => heat(a.canvas, regions, null), paint);
+      `${place(pair.a, found.grid_a)} ↔ ${place(pair.b, found.grid_b)}: ${pair.contribution.toFixed(3)}`));
+  follow(a.canvas, found, 0, (regions) => heat(b.canvas, regions, largest(regions), null), paint);
+  follow(b.canvas, found, 1, (regions) => heat(a.canvas, regions, largest(regions), null), paint);
   body.replaceChildren(
-    el("p", {}, "Similarity ", el("b", {}, found.cosine.toFixed(3)), ": the sum of what all pairs of regions carry."),
+    el("p", {}, "Similarity ", el("b", {}, found.cosine.toFixed(3)), ...told(found)),
     el("fieldset", { class: "views" }, el("legend", {}, "Show"), radios),
     el("div", { class: "duo" }, a.box, b.box),
+    legend,
     el("h3", { id: "pairs-title" }, carrying.length ? "Pairs of regions that carry most" : "No pair of regions stands out"),
     el("ol", { class: "pairs", "aria-labelledby": "pairs-title" }, buttons.map((one) => el("li", {}, one))),
     ...rest,
   );
   paint();
+}
+
+// What is explained: how much nearer the two are than pictures of the collection on average, or the plain similarity.
+function told(found) {
+  if (found.centred_cosine === null) return [": the sum of what all pairs of regions carry. This collection has too few different pictures to tell what all of them share."];
+  return ["; ", el("b", {}, found.centred_cosine.toFixed(2)), " after taking away what all pictures of this collection share: the sum over all pairs of regions."];
 }
 
 function figure(image, caption) {
@@ -100,16 +118,25 @@ function place([row, column], [rows, columns]) {
   return `${vertical} ${horizontal} (${row + 1}, ${column + 1})`;
 }
 
-// Positive values warm, negative ones blue; the picture under a value of 0 stays as it is.
-function heat(canvas, grid, marked) {
+function largest(...grids) {
+  return Math.max(1e-12, ...grids.flat(2).map(Math.abs));
+}
+
+// Red, green, blue and opacity of values 0, `most` and −`most`. What carries nothing lies in the dark, so that colours of the
+// picture itself are not taken for heat.
+const VEIL = [14, 16, 24, 180];
+const WARM = [255, 165, 40, 85];
+const COLD = [60, 130, 255, 130];
+
+function heat(canvas, grid, most, marked) {
   const rows = grid.length;
   const columns = grid[0].length;
-  const most = Math.max(1e-12, ...grid.flat().map(Math.abs));
   const small = el("canvas", { width: columns, height: rows });
   const pixels = new ImageData(columns, rows);
   grid.flat().forEach((value, i) => {
     const strength = Math.abs(value) / most;
-    pixels.data.set(value > 0 ? [255, 110, 20, 200 * strength] : [40, 110, 255, 200 * strength], 4 * i);
+    const full = value > 0 ? WARM : COLD;
+    pixels.data.set(VEIL.map((dark, k) => dark + strength * (full[k] - dark)), 4 * i);
   });
   small.getContext("2d").putImageData(pixels, 0, 0);
   canvas.width = canvas.height = 384;

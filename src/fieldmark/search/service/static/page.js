@@ -9,6 +9,7 @@ import { find, keep } from "/page/store.js";
 
 const PATIENT_MS = 150; // a search that is quicker shows no placeholders
 const TRIES = 3;
+const SHORTEST = 0.05; // of a bar
 let about = null;
 let state = fromAddress(location.search);
 let hits = [];
@@ -133,14 +134,18 @@ function tokenForm() {
 // ---- results
 
 function drawHits(found) {
-  byId("grid").replaceChildren(...found.hits.map(card));
+  const scores = found.hits.map((hit) => hit.score);
+  const range = [Math.min(...scores), Math.max(...scores)];
+  byId("grid").replaceChildren(...found.hits.map((hit) => card(hit, range)));
   const filtered = state.filters.length > 0 || state.where;
   byId("nothing").hidden = found.hits.length > 0 || !filtered;
   const count = found.hits.length === 1 ? "1 result" : `${found.hits.length} results`;
   byId("status").textContent = `${count} in ${found.seconds.toFixed(2)} s`;
 }
 
-function card(hit) {
+// range: lowest and highest score shown. The bar is full at the highest and shortest at the lowest: scores of one encoder lie
+// close together, and bars from 0 to 1 would all look alike.
+function card(hit, [low, high]) {
   const name = nameOf(hit.path);
   const image = el("img", { alt: "", loading: "lazy", width: 256, height: 256 });
   show(image, `/items/${hit.id}/thumbnail?size=256`);
@@ -157,7 +162,8 @@ function card(hit) {
     el("div", { class: "card-text" },
       el("p", { class: "name" }, name),
       el("p", { class: "facts" }, known),
-      el("p", { class: "score" }, el("meter", { min: 0, max: 1, value: Math.max(0, hit.score), "aria-hidden": "true" }), hit.score.toFixed(3))),
+      el("p", { class: "score", title: `Bar: from the lowest score shown, ${low.toFixed(3)}, to the highest, ${high.toFixed(3)}` },
+        el("meter", { min: 0, max: 1, value: high > low ? SHORTEST + (1 - SHORTEST) * (hit.score - low) / (high - low) : 1, "aria-hidden": "true" }), hit.score.toFixed(3))),
     el("div", { class: "card-actions" },
       el("button", { type: "button", "aria-label": `More like this: ${name}`, onclick: like("more", "less") }, "More like this"),
       el("button", { type: "button", "aria-label": `Less like this: ${name}`, onclick: like("less", "more") }, "Less like this")),
