@@ -88,8 +88,10 @@ def test_four_steps_resume_and_the_export_embeds(tmp_path: Path):
     )
     folder = train_tiny_embedder(config, tmp_path / "run", tmp_path / "exported")
     written = (tmp_path / "run" / "stage2" / "encoder" / "adapter_model.safetensors").read_bytes()
+    logged = (tmp_path / "run" / "stage1" / "log.jsonl").read_bytes()
     assert train_tiny_embedder(config, tmp_path / "run") == tmp_path / "run" / "stage2" / "encoder"
     assert (tmp_path / "run" / "stage2" / "encoder" / "adapter_model.safetensors").read_bytes() == written
+    assert (tmp_path / "run" / "stage1" / "log.jsonl").read_bytes() == logged, "a finished stage is not trained again"
 
     embedder, trained = load_embedder(folder), load_embedder(tmp_path / "run" / "stage2" / "encoder")
     requests = [Request(Item("a", "bill shape hooked")), Request(Item("b", "leg color red, eye ring none"))]

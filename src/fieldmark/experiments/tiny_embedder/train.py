@@ -25,6 +25,7 @@ from fieldmark.experiments.tiny_embedder.summaries import as_example, draw_copy,
 from fieldmark.experiments.tiny_model.fitting import fit, kept_pool
 from fieldmark.experiments.tiny_model.language import answer_loss, pool_tokens
 from fieldmark.models.adapters import AdapterConfig
+from fieldmark.models.embedder_files import EMBEDDER_FILE
 from fieldmark.models.embedding_prompts import EmbedderConfig
 from fieldmark.models.universal_embedder import UniversalEmbedder, load_embedder
 from fieldmark.training.config import ScheduleConfig
@@ -106,8 +107,9 @@ def train_tiny_embedder(config: TinyEmbedderConfig, run: Path, export: Path | No
     collection = _collection(config, run)
     for stage in ("stage1", "stage2"):
         settings = _contrastive(config, stage, base, collection, run)
-        train_contrastive(settings, resume=True)
         base = run / stage / "encoder"
+        if not (run / stage / "results.json").is_file():
+            train_contrastive(settings, resume=True)
     if export is not None:
         embedder = load_embedder(base, config=EMBEDDER)
         embedder.base = config.base
@@ -122,7 +124,7 @@ def _teach_summaries(config: TinyEmbedderConfig, run: Path) -> Path:
     folder: str | Path = config.base
     for number, step in enumerate(("copying", "summaries")):
         done = run / step / "encoder"
-        if not (done / "embedder.json").is_file():
+        if not (done / EMBEDDER_FILE).is_file():
             embedder = load_embedder(folder, config=replace(EMBEDDER, mode="generative"))
             if number:
                 embedder.fold_adapter()
