@@ -16,11 +16,9 @@ from fieldmark.report.match_drawing import (
     Match,
     match_svg,
     patch_box,
-    share_overlay,
-    signed_overlays,
-    similarity_overlays,
     svg_to_png,
 )
+from fieldmark.report.veil import largest, veil_key_uri, veil_overlays
 
 
 def make_match(
@@ -45,7 +43,7 @@ def test_svg_is_xml_that_loads_nothing(kind: PoolerKind) -> None:
     svg = match_svg(match)
     root = ElementTree.fromstring(svg)
     tags = [element.tag.rsplit("}", 1)[1] for element in root.iter()]
-    assert tags.count("image") == 2 + 2 * 2 * 3
+    assert tags.count("image") == 2 + (2 * 2 + 1) * 3
     assert tags.count("rect") == 1 + 2 * len(match.explanation.strongest(LINKS))
     assert all(href.startswith("data:image/webp") for href in re.findall(r'href="([^"]*)"', svg))
     texts = [element.text for element in root.iter() if element.tag.endswith("text")]
@@ -57,8 +55,9 @@ def test_a_centred_drawing_says_so_and_has_signs() -> None:
     found = match.explanation
     texts = [one.text for one in ElementTree.fromstring(match_svg(match)).iter() if one.tag.endswith("text")]
     assert f"centred cosine {found.centred_cosine:.3f} (cosine {found.cosine:.3f})" in texts
-    assert "of the centred cosine; red: alike" in texts and not any("beyond their shares" in str(one) for one in texts)
-    assert similarity_overlays(match) == signed_overlays(match.similarities)
+    assert "of the centred cosine; orange: alike" in texts and not any(
+        "beyond their shares" in str(one) for one in texts
+    )
 
 
 def test_png_holds_letters_and_pictures_and_is_always_the_same() -> None:
@@ -95,23 +94,30 @@ def test_pictures_keep_the_aspect_of_the_grid() -> None:
 
 
 def test_signs_have_colours_and_one_scale() -> None:
-    first, second = signed_overlays([np.array([[1.0, 0.0], [0.0, 0.0]]), np.array([[-0.5, 0.0], [0.0, 0.0]])])
-    strong, weak = decoded(first)[2, 2], decoded(second)[2, 2]
-    assert strong[0] > strong[2] and weak[2] > weak[0], "red adds, blue takes away"
-    assert strong[3] > 1.5 * weak[3] > 0 and decoded(first)[-3, -3, 3] < 12
-    assert all(decoded(one)[..., 3].max() == 0 for one in signed_overlays([np.zeros((2, 2))]))
+    first, second = veil_overlays([np.array([[1.0, 0.0], [0.0, 0.0]]), np.array([[-0.5, 0.0], [0.0, 0.0]])])
+    strong, weak, nothing = decoded(first)[2, 2], decoded(second)[2, 2], decoded(first)[-3, -3]
+    assert strong[0] > strong[2] + 100 and weak[2] > weak[0] + 50, "orange adds, blue takes away"
+    assert strong[3] < weak[3] < nothing[3], "the more, the less veil"
+    assert nothing[:3].max() < 50
 
 
-def test_equal_shares_leave_the_picture_bare() -> None:
-    assert decoded(share_overlay(np.full((3, 3), 0.2)))[..., 3].max() == 0
-    uneven = decoded(share_overlay(np.array([[0.9, 0.05], [0.05, -0.1]])))
-    assert uneven[2, 2, 0] > uneven[2, 2, 2] and uneven[-3, -3, 3] > 100
+@pytest.mark.parametrize("ground", [0, 128, 255])
+def test_heat_is_seen_on_dark_and_on_white_pictures(ground: int) -> None:
+    overlay = decoded(veil_overlays([np.array([[1.0, 0.0], [0.0, -1.0]])])[0])
+    opacity = overlay[..., 3:] / 255
+    seen = overlay[..., :3] * opacity + ground * (1 - opacity)
+    warm, nothing, cold = seen[2, 2], seen[2, -3], seen[-3, -3]
+    for one, other in ((warm, nothing), (cold, nothing), (warm, cold)):
+        assert np.abs(one - other).max() > 60
+    veiled = decoded(veil_overlays([np.zeros((2, 2))])[0])
+    assert veiled[..., 3].min() > 170, "what carries nothing is dark, also where nothing carries"
 
 
-def test_a_cosine_below_zero_is_drawn_with_signs() -> None:
+def test_every_map_has_a_key_with_its_ends() -> None:
     match = make_match()
-    values = np.array([[0.5, 0.5]])
-    contribution = np.array([[0.1, -0.4], [0.0, 0.0]])
-    opposed = MatchExplanation(-0.3, "mean", values, values, contribution, values, values)
-    overlays = similarity_overlays(Match(opposed, match.pictures, match.names))
-    assert overlays == signed_overlays([opposed.similarity_a, opposed.similarity_b])
+    texts = [one.text for one in ElementTree.fromstring(match_svg(match)).iter() if one.tag.endswith("text")]
+    assert f"{largest(match.attentions):.2g}" in texts and f"-{largest(match.attentions):.2g}" not in texts
+    top = largest(match.differences)
+    assert {f"-{top:.2g}", "0", f"{top:.2g}"} <= set(texts)
+    strip = decoded(veil_key_uri(signed=True))[6]
+    assert strip[2, 2] > strip[2, 0] and strip[-3, 0] > strip[-3, 2] and strip[60, :3].max() < 90

@@ -58,7 +58,6 @@ def test_contributions_are_in_the_page() -> None:
     rows = [a["data-row"] for tag, a in page.tags if "data-row" in a]
     values = np.array([[int(v) for v in row.split()] for row in rows]) / 1000 * float(board["data-largest"])
     np.testing.assert_allclose(values, match.explanation.contribution, atol=float(board["data-largest"]) / 1000)
-    assert "No supervisor was asked" in page.text
 
 
 def test_the_page_says_which_cosine_it_shows() -> None:
@@ -80,6 +79,14 @@ def test_what_the_supervisor_said() -> None:
     assert text.count("differs") == 1, "the two spellings of long are one value"
     nothing = replace(account(), attributes=())
     assert "described no attribute" in Reader(match_page(make_match(account=nothing), {})).text
+
+
+def test_names_are_no_headline_and_what_was_not_asked_has_no_tab() -> None:
+    name = "twemoji/" + "1F469-200D-" * 8 + ".png"
+    text = match_page(make_match(names=("a.png", name)), {})
+    assert "<h1>Why this match</h1>" in text and f"<title>a.png and {name}</title>" in text
+    assert 'href="#supervisor"' not in text and 'class="few"' in text
+    assert 'href="#supervisor"' in match_page(make_match(account=account()), {})
 
 
 def test_fine_grids_are_not_written_out(monkeypatch: pytest.MonkeyPatch) -> None:

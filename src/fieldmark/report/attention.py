@@ -122,14 +122,13 @@ def _image(pictures: Pictures, index: int, alt: str) -> Html:
 
 
 def heat_controls() -> Html:
-    """The scale, and a slider that fades the heat (hidden without the page's script)."""
-    scale = el(
-        "span",
-        el("span", "⅛"),
-        el("img", src=heat_legend_uri(), alt="Scale from an eighth of an equal share to eight times"),
-        el("span", "8×"),
-        class_="heat-scale",
-    )
+    """The scale of `pictures.heat_uri`, and a slider that fades the heat."""
+    return scale_controls("⅛", heat_legend_uri(), "8×", "Scale from an eighth of an equal share to eight times")
+
+
+def scale_controls(least: str, key: str, most: str, alt: str) -> Html:
+    """A scale, its ``key`` a data URI, and a slider that fades the heat (hidden without the page's script)."""
+    scale = el("span", el("span", least), el("img", src=key, alt=alt), el("span", most), class_="heat-scale")
     slider = el(
         "label",
         "Heat ",

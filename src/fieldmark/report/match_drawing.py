@@ -12,7 +12,8 @@ from PIL import Image, ImageFont
 from fieldmark.evaluation.correspondence import Correspondence, MatchExplanation
 from fieldmark.evaluation.pair_account import PairAccount
 from fieldmark.report.html import Html, el, join, number
-from fieldmark.report.pictures import HEAT_PIXELS, heat_overlay, webp_uri
+from fieldmark.report.pictures import webp_uri
+from fieldmark.report.veil import faded, largest, veil_key_uri, veil_overlays
 
 SIDE = 320
 """Longer side of a picture, in pixels of the drawing."""
@@ -21,7 +22,6 @@ LINKS = 6
 LINK_COLORS = ("#e4572e", "#17a398", "#f2b134", "#8e5bd0", "#3b82d6", "#d64c93")
 """Of the strongest pairs of patches, in order; then again from the start."""
 
-_WARM, _COLD = (214, 40, 24), (38, 92, 190)
 _INK, _SOFT, _PAPER = "#24251f", "#63645a", "#fbf9f3"
 
 
@@ -58,45 +58,10 @@ class Match:
         rows, columns = self.attentions[item].shape
         return round(side * columns / max(rows, columns)), round(side * rows / max(rows, columns))
 
-    def uri(self, item: int, side: int = SIDE) -> str:
-        """Picture 0 or 1 as a data URI."""
+    def uri(self, item: int, side: int = SIDE, *, under_heat: bool = False) -> str:
+        """Picture 0 or 1 as a data URI. under_heat: with little colour of its own."""
         picture = self.pictures[item].convert("RGB").resize(self.size(item, side), Image.Resampling.LANCZOS)
-        return webp_uri(picture, 85)
-
-
-def share_overlay(shares: np.ndarray) -> str:
-    """Heat of parts of a positive sum, (H, W), in multiples of an equal share, on the scale of `pictures.heat_uri`.
-
-    Negative parts are as dark as nothing.
-    """
-    return webp_uri(heat_overlay(np.maximum(shares, 0) * shares.size / shares.sum(), HEAT_PIXELS), 85)
-
-
-def signed_overlays(maps: Sequence[np.ndarray]) -> list[str]:
-    """Heat of parts that may be negative, (H, W) each: red adds to the sum, blue takes away, bare is nothing.
-
-    One scale for all maps: full colour is their largest part.
-    """
-    largest = max(float(np.abs(one).max()) for one in maps) or 1.0
-    return [webp_uri(_signed(one / largest), 85) for one in maps]
-
-
-def similarity_overlays(match: Match) -> list[str]:
-    """Heat of what each patch carries of the explained cosine, of both pictures; with signs if it is centred (its parts
-    are of either sign by nature) or not positive."""
-    found, maps = match.explanation, match.similarities
-    signed = found.centred_cosine is not None or found.cosine <= 1e-3
-    return signed_overlays(maps) if signed else [share_overlay(one) for one in maps]
-
-
-def _signed(values: np.ndarray) -> Image.Image:
-    size = (HEAT_PIXELS, HEAT_PIXELS)
-    smooth = Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
-    t = np.clip(np.asarray(smooth), -1, 1)
-    overlay = np.zeros((*size, 4), np.float32)
-    overlay[..., :3] = np.where((t > 0)[..., None], _WARM, _COLD)
-    overlay[..., 3] = 255 * 0.8 * np.abs(t)
-    return Image.fromarray(np.rint(overlay).astype(np.uint8))
+        return webp_uri(faded(picture) if under_heat else picture, 85)
 
 
 def patch_box(
@@ -147,7 +112,7 @@ def match_svg(match: Match) -> str:
     else:
         title = f"centred cosine {found.centred_cosine:.3f} (cosine {found.cosine:.3f})"
         framed = "centred: without what the collection shares; framed pairs carry most"
-        similarity = "of the centred cosine; red: alike"
+        similarity = "of the centred cosine; orange: alike"
     pieces: list[Html] = [
         _text(margin, 40, title, 26),
         _text(margin, 64, f"{found.pooler} pooling; {framed}", 14, _SOFT),
@@ -162,23 +127,24 @@ def match_svg(match: Match) -> str:
     pieces.append(el("g", links(match, strongest, shift), transform=f"translate({margin} {top})"))
     below = top + SIDE + 44
     columns = (
-        ("Attention", "what each patch weighs", [share_overlay(one) for one in match.attentions]),
-        ("Similarity", similarity, similarity_overlays(match)),
-        ("Difference", "red: apart, blue: together", signed_overlays(match.differences)),
+        ("Attention", "what each patch weighs", match.attentions),
+        ("Similarity", similarity, match.similarities),
+        ("Difference", "orange: apart, blue: together", match.differences),
     )
     step = (width - 2 * margin - tile) / 2
-    for k, (title, note, overlays) in enumerate(columns):
-        left = margin + k * step
+    for k, (title, note, maps) in enumerate(columns):
+        left, overlays = margin + k * step, veil_overlays(maps)
         pieces += [_text(left, below, title, 16), _text(left, below + 18, note, 12, _SOFT)]
         for item in (0, 1):
             wide, high = match.size(item, tile)
             y = below + 28 + item * (tile + 8)
             box = {"x": left, "y": y, "width": wide, "height": high, "preserveAspectRatio": "none"}
             pieces += [
-                el("image", href=match.uri(item, tile), **box),  # type: ignore[arg-type]
+                el("image", href=match.uri(item, tile, under_heat=True), **box),  # type: ignore[arg-type]
                 el("image", href=overlays[item], **box),  # type: ignore[arg-type]
             ]
-    height = below + 28 + 2 * (tile + 8) + margin
+        pieces.append(_key(left, below + 28 + 2 * (tile + 8), tile, maps))
+    height = below + 28 + 2 * (tile + 8) + 28 + margin
     return str(
         el(
             "svg",
@@ -212,6 +178,18 @@ def svg_to_png(svg: str, zoom: int = 1) -> bytes:
                 svg_string=svg, zoom=zoom, skip_system_fonts=True, font_files=[str(path)], font_family=family
             )
         )
+
+
+def _key(x: float, y: float, width: float, maps: Sequence[np.ndarray]) -> Html:
+    """The colours of maps, from 0 or the largest value's negative to the largest value."""
+    top, signed = largest(maps), min(float(one.min()) for one in maps) < 0
+    strip = el("image", x=x, y=y, width=width, height=10, href=veil_key_uri(signed), preserveAspectRatio="none")
+    ends = ((0.0, f"-{top:.2g}", "start"), (0.5, "0", "middle")) if signed else ((0.0, "0", "start"),)
+    ticks = [
+        el("text", text, x=x + at * width, y=y + 24, font_size=12, fill=_SOFT, text_anchor=anchor)
+        for at, text, anchor in (*ends, (1.0, f"{top:.2g}", "end"))
+    ]
+    return join(strip, ticks)
 
 
 def _text(x: float, y: float, content: str, size: int, color: str = _INK) -> Html:

@@ -5,7 +5,7 @@ from typing import Any
 
 from fieldmark.evaluation.correspondence import MatchExplanation
 from fieldmark.evaluation.pair_account import DescribedAttribute, PairAccount
-from fieldmark.report.attention import heat_controls
+from fieldmark.report.attention import scale_controls
 from fieldmark.report.html import Html, breakable, el, join
 from fieldmark.report.match_drawing import (
     GAP,
@@ -14,11 +14,9 @@ from fieldmark.report.match_drawing import (
     Match,
     links,
     patch_box,
-    share_overlay,
-    signed_overlays,
-    similarity_overlays,
 )
 from fieldmark.report.page import Section, missing, page, settings_section
+from fieldmark.report.veil import largest, veil_key_uri, veil_overlays
 
 MOST_PAIRS = 2**16
 """Pairs of patches up to which all contributions are written into the page: 256 patches a picture, 0.3 MB."""
@@ -42,9 +40,11 @@ def match_page(match: Match, settings: Mapping[str, Any]) -> Html:
         f"{which} is the sum of what every patch of the one picture carries with every patch of the other: nothing is "
         "estimated. How the tower came to its patches, each of which has seen its neighbours, is not explained by it."
     )
-    sections = [_board(match), _maps(match), _supervisor(match), settings_section(settings)]
+    said = [] if match.account is None else [_supervisor(match, match.account)]
+    sections = [_board(match), _maps(match), *said, settings_section(settings)]
     title = " and ".join(match.names)
-    return page(title, intro, sections, kicker="fieldmark explain", scripts=("page.js", "explain.js"))
+    scripts = ("page.js", "explain.js")
+    return page(title, intro, sections, heading="Why this match", kicker="fieldmark explain", scripts=scripts)
 
 
 def _board(match: Match) -> Section:
@@ -57,7 +57,7 @@ def _board(match: Match) -> Section:
         else "Framed and joined: the pairs of patches that carry most of the centred cosine. Thick is more."
     )
     patches = found.contribution.size <= MOST_PAIRS
-    largest = float(abs(found.contribution).max()) or 1.0
+    most = largest([found.contribution])
     drawing = el(
         "svg",
         [
@@ -72,12 +72,12 @@ def _board(match: Match) -> Section:
             for item in (0, 1)
         ],
         links(match, strongest, _SHIFT),
-        [_patches(match, item, largest) for item in (0, 1)] if patches else None,
+        [_patches(match, item, most) for item in (0, 1)] if patches else None,
         viewBox=f"0 0 {_SHIFT + SIDE} {max(match.size(0)[1], match.size(1)[1])}",
         id="board" if patches else None,
         data_cosine=f"{found.explained_cosine:.6f}",
         data_of=_of(found),
-        data_largest=f"{largest:.6g}",
+        data_largest=f"{most:.6g}",
         role="group",
         aria_label="Both pictures with corresponding patches",
     )
@@ -103,7 +103,7 @@ def _board(match: Match) -> Section:
     return Section("match", "Which patch answers to which", lead, join(figure, _table(match)), short="Patches")
 
 
-def _patches(match: Match, item: int, largest: float) -> Html:
+def _patches(match: Match, item: int, most: float) -> Html:
     """A transparent frame per patch; those of picture 1 hold their row of contributions in thousandths."""
     found, grid, size = match.explanation, match.attentions[item].shape, match.size(item)
     rects = []
@@ -112,7 +112,7 @@ def _patches(match: Match, item: int, largest: float) -> Html:
         x, y, width, height = patch_box(place, grid, size)
         row = None
         if item == 0:
-            row = " ".join(str(round(1000 * float(one) / largest)) for one in found.contribution[index])
+            row = " ".join(str(round(1000 * float(one) / most)) for one in found.contribution[index])
         label = f"picture {item + 1}, row {place[0] + 1}, column {place[1] + 1}"
         rects.append(
             el(
@@ -161,46 +161,36 @@ def _table(match: Match) -> Html:
 
 def _maps(match: Match) -> Section:
     found = match.explanation
-    shares = "multiples of an equal share: dark is less, warm is more, the bare picture is exactly equal."
-    lead = (
-        f"Weight and similarity as {shares}"
-        if found.centred_cosine is None
-        else f"Weight as {shares} The similarity adds up to the centred cosine: red patches are alike beyond what all "
-        "pictures of the collection share, blue ones speak against it."
-    )
+    lead = "Dark patches carry nothing, orange ones add, blue ones take away; both pictures of a map have one scale."
+    if found.centred_cosine is not None:
+        lead += (
+            " The similarity adds up to the centred cosine: orange patches are alike beyond what all pictures of the "
+            "collection share, blue ones speak against it."
+        )
     lead += (
-        " The difference adds up to 1 − cosine: red patches keep the two embeddings apart, blue ones draw them "
-        "together. Full colour of red and blue is the largest of both pictures."
+        " The difference adds up to 1 − cosine: orange patches keep the two embeddings apart, blue ones draw them "
+        "together."
     )
     weigh = {
         "attention": "Attention: what each patch weighs in the embedding",
         "mean": "Weight: mean pooling weighs every patch alike",
         "max": "Weight: from which patch the numbers of the largest token are taken",
     }[found.pooler]
-    top = [max(one.max(), -one.min()) for one in match.differences]
     carried = f"What each patch carries of the {_of(found)} {found.explained_cosine:.4f}"
-    if found.centred_cosine is not None:
-        carried += f"; the largest {max(float(abs(one).max()) for one in match.similarities):.4f}"
-    kinds: Sequence[tuple[str, str, list[str]]] = (
-        ("Weight", weigh, [share_overlay(one) for one in match.attentions]),
-        ("Similarity", carried, similarity_overlays(match)),
-        (
-            "Difference",
-            f"What each patch adds to 1 − cosine, {1 - found.cosine:.4f}; the largest {max(top):.4f}",
-            signed_overlays(match.differences),
-        ),
+    kinds = (
+        ("Weight", weigh, match.attentions),
+        ("Similarity", carried, match.similarities),
+        ("Difference", f"What each patch adds to 1 − cosine, {1 - found.cosine:.4f}", match.differences),
     )
-    figures = [
-        el(
-            "figure",
-            el("figcaption", el("b", title), text),
-            el("div", [_layers(match, item, overlays[item], title) for item in (0, 1)], class_="duo"),
-        )
-        for title, text, overlays in kinds
-    ]
-    return Section(
-        "maps", "Patch by patch", lead, join(heat_controls(), el("div", figures, class_="maps")), short="Maps"
-    )
+    figures = []
+    for title, text, maps in kinds:
+        overlays = veil_overlays(maps)
+        caption = el("figcaption", el("b", title), f"{text}. Full colour: {largest(maps):.2g}")
+        layers = [_layers(match, item, overlays[item], title) for item in (0, 1)]
+        figures.append(el("figure", caption, el("div", layers, class_="duo")))
+    alt = "Scale: blue takes away, dark is nothing, orange adds"
+    controls = scale_controls("takes away", veil_key_uri(signed=True), "adds", alt)
+    return Section("maps", "Patch by patch", lead, join(controls, el("div", figures, class_="maps")), short="Maps")
 
 
 def _layers(match: Match, item: int, overlay: str, what: str) -> Html:
@@ -213,11 +203,8 @@ def _layers(match: Match, item: int, overlay: str, what: str) -> Html:
     )
 
 
-def _supervisor(match: Match) -> Section:
-    title, account = "What the supervisor says", match.account
-    if account is None:
-        sentence = "No supervisor was asked: --supervisor names the multimodal LLM to ask."
-        return Section("supervisor", title, "", missing(sentence), short="Supervisor")
+def _supervisor(match: Match, account: PairAccount) -> Section:
+    title = "What the supervisor says"
     said = {True: "yes", False: "no", None: "no clear answer"}[account.verdict]
     lead = (
         f"Is it the {account.question}? It says: {said}. {_counted(account)} Below, its attention in decoder layer "
@@ -238,7 +225,8 @@ def _supervisor(match: Match) -> Section:
     head = el("tr", [el("th", text, scope="col") for text in ("Attribute", "Picture 1", "Picture 2", "")])
     table = el("div", el("table", el("thead", head), el("tbody", rows), class_="words"), class_="scroll")
     tiles = [_tile(match, one) for one in described if any(a is not None for a in one.attention)]
-    body = join(table, _remarks(account), heat_controls(), el("div", tiles, class_="attributes"))
+    controls = scale_controls("0", veil_key_uri(signed=False), "most", "Scale from nothing to the most of an attribute")
+    body = join(table, _remarks(account), controls, el("div", tiles, class_="attributes"))
     return Section("supervisor", title, lead, body, short="Supervisor")
 
 
@@ -266,11 +254,13 @@ def _remarks(account: PairAccount) -> Html | None:
 
 def _tile(match: Match, one: DescribedAttribute) -> Html:
     figures = []
-    for item in (0, 1):
-        attention, value = one.attention[item], one.shown[item]
-        if attention is None or value is None:
+    attended = [(item, attention) for item, attention in enumerate(one.attention) if attention is not None]
+    overlays = veil_overlays([attention for _, attention in attended])
+    for (item, _), overlay in zip(attended, overlays, strict=True):
+        value = one.shown[item]
+        if value is None:
             continue
-        layers = _layers(match, item, share_overlay(attention), f"Attention while writing {one.name}: {value}")
+        layers = _layers(match, item, overlay, f"Attention while writing {one.name}: {value}")
         caption = el("figcaption", el("span", f"“{value}”", dir="auto", class_="value-said"))
         figures.append(el("figure", layers, caption))
     return el("div", el("h4", one.name), el("div", figures, class_="duo"), class_="attribute")

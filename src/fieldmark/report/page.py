@@ -9,6 +9,9 @@ from typing import Any
 
 from fieldmark.report.html import Child, Html, el, join
 
+_FEW = 5
+"""Links of the navigation that take a second line on a phone, rather than being scrolled to."""
+
 
 @dataclass(frozen=True)
 class Section:
@@ -33,13 +36,14 @@ def page(
     sections: Sequence[Section],
     mosaic: Sequence[str] = (),
     *,
+    heading: str | None = None,
     kicker: str = "fieldmark report",
     scripts: Sequence[str] = ("page.js",),
 ) -> Html:
     """The whole document. Its policy lets nothing load from outside, and no script run but its own.
 
-    mosaic: data URIs of pictures beside the title, decoration only. kicker: the small line above the title. scripts:
-    files of this package, run one after the other.
+    mosaic: data URIs of pictures beside the title, decoration only. heading: what stands above all, if not the title.
+    kicker: the small line above it. scripts: files of this package, run one after the other.
     """
     style, script = _resource("style.css"), "\n".join(map(_resource, scripts))
     policy = (
@@ -68,13 +72,13 @@ def page(
             el(
                 "div",
                 el("p", kicker, class_="kicker"),
-                el("h1", title),
+                el("h1", heading or title),
                 [el("p", paragraph) for paragraph in intro.split("\n\n") if paragraph.strip()],
             ),
             el("div", [el("img", src=uri, alt="") for uri in mosaic], class_="mosaic") if mosaic else None,
             class_="top",
         ),
-        el("nav", el("ul", links), theme, aria_label="Sections"),
+        el("nav", el("ul", links), theme, aria_label="Sections", class_="few" if len(links) <= _FEW else None),
         el("main", [_section(section) for section in sections], id="main", tabindex=-1),
         el("footer", el("p", "One file, nothing loaded from elsewhere.")),
         Html(f"<script>{script}</script>"),
