@@ -78,7 +78,7 @@ def take_all(browser: Any, index: Index, encoder: Any, out: Path) -> None:
             page.set_input_files(
                 "#file", {"name": "x.png", "mimeType": "image/png", "buffer": picture.read_bytes()[:999]}
             )
-            page.wait_for_selector("#problem .problem")
+            page.wait_for_selector("#refused-picture .problem")
             settle(page)
             take(page, "broken-picture")
         with open_page(browser, running.url, color_scheme="dark") as page:

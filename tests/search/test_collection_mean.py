@@ -1,6 +1,7 @@
 """The mean of an index: against all its rows, of cut embeddings, of few and of equal pictures, after changes."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_it_is_worked_out_again_only_after_a_change(tmp_path: Path, monkeypatch:
         return collection_mean(of)
 
     monkeypatch.setattr(module, "collection_mean", counting)
-    remembered = RememberedMean(index)
+    remembered = RememberedMean(index, seconds=0)
     before = remembered.get()
     assert remembered.get() is before and len(asked) == 1
     Index.open(index.path).delete([colour_id("white")])  # as another process would
@@ -70,3 +71,19 @@ def test_it_is_worked_out_again_only_after_a_change(tmp_path: Path, monkeypatch:
     assert np.abs(after - before).max() > 1e-3
     index.delete(sample_ids(index, 6))
     assert remembered.get() is None and remembered.get() is None and len(asked) == 3, "none is remembered, too"
+
+
+def test_many_small_changes_cost_one_reading_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, _ = colour_index(tmp_path, copies=2)
+    now = [1000.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    remembered = RememberedMean(index, seconds=60)
+    before = remembered.get()
+    index.delete([colour_id("white")])
+    now[0] += 59
+    assert remembered.get() is before, "an old mean is near enough"
+    now[0] += 1
+    after = remembered.get()
+    np.testing.assert_allclose(after, all_vectors(index).mean(0), atol=1e-7)
+    now[0] += 100
+    assert remembered.get() is after, "without a change there is nothing to read"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from tests.search.axe import axe_source
 from tests.search.browser import open_browser, open_page
@@ -34,6 +35,12 @@ def page(browser: Any, served: Served) -> Iterator[Any]:
 
 def upload(page: Any, name: str, content: bytes, kind: str = "image/png") -> None:
     page.set_input_files("#file", {"name": name, "mimeType": kind, "buffer": content})
+
+
+def in_sight(page: Any, selector: str) -> bool:
+    """Whether its beginning is on the screen."""
+    top: float = page.locator(selector).evaluate("one => one.getBoundingClientRect().top")
+    return 0 <= top < page.viewport_size["height"] - 20
 
 
 def wait_for_results(page: Any, text: str = "results in") -> None:
@@ -101,11 +108,16 @@ def test_expression_and_its_mistakes(page: Any) -> None:
     wait_for_results(page, "2 results")
     page.fill("#where", "nosuch = 'x'")
     page.press("#where", "Enter")
-    page.wait_for_selector("#problem .problem")
-    assert "nosuch" in page.locator("#problem").inner_text()
+    page.wait_for_selector("#where-problem:not(:empty)")
+    assert "nosuch" in page.locator("#where-problem").inner_text() and page.locator("#problem .problem").count() == 0
+    assert page.locator("#where").get_attribute("aria-invalid") == "true"
+    assert "where-problem" in (page.locator("#where").get_attribute("aria-describedby") or "")
+    assert "expression cannot be read" in page.locator("#status").inner_text() and in_sight(page, "#where-problem")
     page.fill("#where", "number > 1000")
     page.press("#where", "Enter")
     page.locator("#nothing").wait_for(state="visible")
+    assert page.locator("#where-problem").inner_text() == ""
+    assert page.locator("#where").get_attribute("aria-invalid") is None
     page.click("#drop-filters")
     wait_for_results(page, "15 results")
 
@@ -128,6 +140,9 @@ def test_explanation_opens_closes_and_goes_back(page: Any, picture_file: Path) -
     assert all(page.locator("#explanation canvas").nth(i).evaluate(painted) for i in (0, 1))
     page.get_by_label("What keeps them apart").check()
     assert "keeps them apart. Blue: draws them together" in page.locator("#explanation-body").inner_text()
+    page.get_by_label("The pictures alone").check()
+    assert not any(page.locator("#explanation canvas").nth(i).evaluate(painted) for i in (0, 1))
+    page.get_by_label("Where the encoder looks").check()
     page.locator(".pairs button").first.click()
     assert page.locator(".pairs button").first.get_attribute("aria-pressed") == "true"
     page.keyboard.press("Escape")
@@ -200,13 +215,73 @@ def test_hostile_links_run_nothing(browser: Any, served: Served, query: str) -> 
 
 def test_broken_picture_says_so_and_can_be_removed(page: Any, picture_file: Path) -> None:
     upload(page, "broken.png", picture_file.read_bytes()[:900])
-    page.wait_for_selector("#problem .problem")
-    assert "cannot be used" in page.locator("#problem").inner_text()
+    page.wait_for_selector("#refused-picture .problem")
+    assert "cannot be used" in page.locator("#refused-picture").inner_text()
+    assert page.locator("#file").get_attribute("aria-invalid") == "true"
+    assert page.get_by_role("button", name="Try again").count() == 0
     page.get_by_role("button", name="Remove the picture").click()
     page.locator("#start").wait_for(state="visible")
-    upload(page, "page.png", b"<html><script>alert(1)</script></html>")
-    page.wait_for_selector("#problem .problem")
-    assert "no picture" in page.locator("#problem").inner_text()
+    assert page.locator("#refused-picture .problem").count() == 0
+    page.set_input_files("#file", str(picture_file))
+    wait_for_results(page)
+    page.set_viewport_size({"width": 1200, "height": 400})
+    page.evaluate("scrollTo(0, 600); document.querySelector('.ask').scrollTo(0, 600)")
+    upload(page, "drawing.png", b"<svg/>")
+    page.wait_for_selector("#refused-picture .problem")
+    said = page.locator("#refused-picture").inner_text()
+    assert "Your picture 2: " in said and "render it to PNG" in said and in_sight(page, "#refused-picture")
+    page.get_by_role("button", name="Remove the picture").click()
+    wait_for_results(page)
+    assert page.locator("#parts .part").count() == 1
+
+
+def test_mistakes_in_a_query_are_not_tried_again(browser: Any, served: Served) -> None:
+    with open_page(browser, f"{served.url}/?part=i:-1:{served.ids[0]}") as page:
+        page.wait_for_selector("#problem .problem")
+        assert page.locator("#problem button").count() == 0
+        page.goto(f"{served.url}/?part=i:1:{served.ids[0]}&filter=nosuch:x")
+        page.wait_for_selector("#problem .problem")
+        assert "nosuch" in page.locator("#problem").inner_text()
+        assert page.get_by_role("button", name="x", exact=True).get_attribute("aria-pressed") == "true"
+        page.get_by_role("button", name="Remove the filters").click()
+        wait_for_results(page)
+
+
+def test_values_without_a_chip_are_counted_and_can_be_reached(browser: Any, served: Served) -> None:
+    def shorten(route: Any) -> None:
+        answer = route.fetch()
+        about = answer.json()
+        facet = next(one for one in about["facets"] if one["column"] == "species")
+        facet["values"], facet["whole"] = facet["values"][:1], False
+        route.fulfill(response=answer, json=about)
+
+    kind = json.loads(httpx.get(f"{served.url}/items/{served.ids[-1]}").text)["metadata"]["species"]
+    with open_page(browser, "about:blank") as page:
+        page.route("**/about", shorten)
+        page.goto(f"{served.url}/?part=i:1:{served.ids[0]}")
+        wait_for_results(page)
+        assert page.get_by_text("1 of at least 4 values.").count() == 1
+        assert page.get_by_text("2 of").count() == 0  # all are shown of the others
+        page.get_by_role("button", name="Find others of species").click()
+        page.keyboard.type(kind[1:].upper())
+        page.keyboard.press("Enter")
+        wait_for_results(page, "4 results")
+        assert page.locator("#narrowing-title").text_content() == "Filters (1 set)"
+
+
+def test_cards_and_captions_say_each_thing_once(page: Any, picture_file: Path) -> None:
+    page.set_input_files("#file", [str(picture_file), str(sorted(picture_file.parent.glob("*.png"))[1])])
+    wait_for_results(page)
+    card = page.locator(".card").first
+    assert len(set(card.locator(".card-actions button").evaluate_all("all => all.map(one => one.offsetTop)"))) == 1
+    assert card.locator(".card-actions button").first.evaluate("one => one.offsetHeight") < 44, "one line"
+    name, facts = card.locator(".name"), card.locator(".facts").inner_text()
+    assert "/<wbr>" in name.inner_html() and "split: " in facts and "species" not in facts
+    label = card.locator(".picture").get_attribute("aria-label")
+    assert label.endswith(f"score {card.locator('.score').inner_text().strip()}")
+    card.locator(".picture").click()
+    page.wait_for_selector("#explanation[open] canvas")
+    assert page.locator("figcaption").first.inner_text() == "Asked for: Your picture 1, the first of 2"
 
 
 def test_too_large_is_said_before_it_is_sent(page: Any) -> None:
@@ -308,7 +383,7 @@ def test_no_serious_accessibility_findings(browser: Any, served: Served, picture
         check("explanation")
         page.keyboard.press("Escape")
         upload(page, "broken.png", b"<html>")
-        page.wait_for_selector("#problem .problem")
+        page.wait_for_selector("#refused-picture .problem")
         check("problem")
     assert found == {"start": [], "results": [], "explanation": [], "problem": []}
 
@@ -316,9 +391,15 @@ def test_no_serious_accessibility_findings(browser: Any, served: Served, picture
 def test_phone_width_has_no_sideways_scrolling(browser: Any, served: Served, picture_file: Path) -> None:
     with open_page(browser, served.url, viewport={"width": 360, "height": 740}, has_touch=True) as page:
         page.wait_for_selector("#samples button")
+        assert in_sight(page, "#results"), "filters are folded"
         page.set_input_files("#file", str(picture_file))
         wait_for_results(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert page.locator("#results").evaluate("one => Math.abs(one.getBoundingClientRect().top)") < 20
+        page.locator("#narrowing-title").click()
+        page.get_by_role("button", name="test", exact=True).click()
+        wait_for_results(page, "8 results")
+        assert in_sight(page, "#narrowing-title"), "only the first search moves the page"
         page.locator(".card .picture").first.click()
         page.wait_for_selector("#explanation[open] canvas")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360

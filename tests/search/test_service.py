@@ -19,6 +19,7 @@ from fieldmark.search.disk import DiskFull
 from fieldmark.search.encoders import EncoderInput
 from fieldmark.search.queries import Part, SearchQuery
 from fieldmark.search.queries import search as library_search
+from fieldmark.search.service import answers
 from fieldmark.search.service.app import build_app
 from fieldmark.search.service.config import Batching, Limits, ServiceConfig
 
@@ -193,7 +194,36 @@ def test_about_tells_the_page_what_it_needs(served: Served) -> None:
     facets = {facet["column"]: facet["values"] for facet in about["facets"]}
     assert set(facets) == {"species", "split", "adult"}  # numbers are no chips
     assert sorted(facets["split"]) == ["test", "train"] and sorted(facets["adult"]) == ["false", "true"]
+    assert all(facet["whole"] and facet["total"] == len(facet["values"]) for facet in about["facets"])
     assert str(served.index.root) not in json.dumps(about)
+
+
+def test_facets_say_what_they_leave_out(birds: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "_FACET_VALUES", 3)
+    limits = (None, None, None, ServiceConfig(index="").limits)  # facets need neither encoder nor decoder
+    species = next(one for one in answers.Answers(birds, *limits).facets() if one.column == "species")  # type: ignore[arg-type]
+    assert (len(species.values), species.total, species.whole) == (3, 4, True)
+    batches = list(birds.scan(["species", "split", "adult"], batch_size=4))
+    monkeypatch.setattr(answers, "_FACET_ROWS", 4)
+    monkeypatch.setattr(Index, "scan", lambda *_: iter(batches))
+    facets = {one.column: one for one in answers.Answers(birds, *limits).facets()}  # type: ignore[arg-type]
+    assert (facets["species"].values, facets["species"].total, facets["species"].whole) == (
+        [batches[0].column("species")[0].as_py()],
+        1,
+        False,
+    ), "the one value of the first rows need not be that of all"
+
+
+def test_refused_pictures_and_filters_are_named(served: Served) -> None:
+    good, bad = ("image", ("a", png((1, 2, 3)))), ("image", ("b", b"<svg/>"))
+    error = httpx.post(f"{served.url}/search", files=[good, bad]).json()["error"]
+    assert (error["code"], error["picture"]) == ("no_picture", 1) and "render it to PNG" in error["message"]
+    damaged = ("image", ("b", png((1, 2, 3))[:60]))
+    error = httpx.post(f"{served.url}/search", files=[good, damaged]).json()["error"]
+    assert (error["code"], error["picture"]) == ("bad_picture", 1)
+    asked = {"more_like": [served.ids[0]], "where": "nosuch = 1"}
+    error = httpx.post(f"{served.url}/search", json=asked).json()["error"]
+    assert error["code"] == "bad_filter" and "picture" not in error
 
 
 def test_openapi_describes_every_route_and_both_kinds_of_body(served: Served) -> None:

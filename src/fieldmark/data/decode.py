@@ -4,6 +4,7 @@ What the bytes say decides, never the file's extension. Only the decoders named 
 none of them starts another program (as PostScript would) or renders a document.
 """
 
+import re
 import stat
 import struct
 import warnings
@@ -167,7 +168,7 @@ def decode_picture(
 
 
 def refuse_content(content: bytes) -> str | None:
-    """Why these bytes are no picture that we read, if that can be told from the first kilobyte; else None."""
+    """Why these bytes are no picture that we read, if that can be told from how they begin; else None."""
     if not content:
         return "the file is empty"
     if looks_like_picture(content):
@@ -182,16 +183,27 @@ def refuse_content(content: bytes) -> str | None:
         if head[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
             return "HEIC is not read: convert it to JPEG or PNG"
         return "a video, not a picture"
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith((b"<svg", b"<!doctype svg")) or (text.startswith((b"<?xml", b"<!--")) and b"<svg" in text):
+    text = _without_prolog(content[:_PROLOG_BYTES]).lower()
+    if re.match(rb"<(?:[\w.-]+:)?svg\b|<!doctype\s+(?:[\w.-]+:)?svg\b", text):
         return "SVG is not read (a drawing can load other files): render it to PNG"
     if text.startswith((b"<!doctype html", b"<html")):
         return "a web page, not a picture (did the download fail?)"
-    if text.startswith(b"<?xml"):
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<?xml"):
         return "XML, not a picture"
     if b"\0" not in head and all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
         return "text, not a picture"
     return None
+
+
+# A byte order mark, declarations and comments: what may stand before a drawing, licences of some kilobytes among it.
+_PROLOG = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s+|<\?.*?\?>|<!--.*?-->)*+", re.DOTALL)
+_PROLOG_BYTES = 2**16
+
+
+def _without_prolog(content: bytes) -> bytes:
+    found = _PROLOG.match(content)
+    assert found is not None  # it matches nothing as well
+    return content[found.end() :][:64]
 
 
 _REFUSED: tuple[tuple[bytes, str], ...] = (

@@ -1,6 +1,8 @@
 """What the pictures of an index have in common: the mean of their embeddings, estimated from some of them."""
 
+import math
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,14 +58,18 @@ def collection_mean(index: "Index", dimensions: int | None = None) -> np.ndarray
 
 
 class RememberedMean:
-    """`collection_mean` of an index that others change: worked out again once the index has another version.
+    """`collection_mean` of an index that others change: worked out again once the index has another version, but at
+    most once in ``seconds``, for it reads all ids. What a few additions change of a mean is not worth that; that there
+    is one now is.
 
     May be asked by many threads; one works it out while the others wait.
     """
 
-    def __init__(self, index: "Index") -> None:
+    def __init__(self, index: "Index", seconds: float = 60.0) -> None:
         self._index = index
         self._lock = threading.Lock()
+        self._seconds = seconds
+        self._at = -math.inf
         self._version: int | None = None
         self._mean: np.ndarray | None = None
 
@@ -71,6 +77,8 @@ class RememberedMean:
         """As `collection_mean`."""
         with self._lock:
             version = self._index.table.version  # before the rows are read: a change in between is seen next time
-            if version != self._version:
+            rests = self._mean is not None and time.monotonic() - self._at < self._seconds
+            if version != self._version and not rests:
                 self._mean, self._version = collection_mean(self._index), version
+                self._at = time.monotonic()
             return self._mean

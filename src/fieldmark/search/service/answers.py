@@ -18,7 +18,7 @@ from fieldmark.search.schema import Row, to_row
 from fieldmark.search.service.batching import EncoderQueue
 from fieldmark.search.service.config import Limits
 from fieldmark.search.service.decoding import DecodePool
-from fieldmark.search.service.errors import Refusal
+from fieldmark.search.service.errors import Refusal, about_picture
 from fieldmark.search.service.pictures import Pictures
 from fieldmark.search.service.schemas import ExplainIn, ExplainOut, Facet, Pair, PartIn, PictureOrItem, SearchIn
 
@@ -63,7 +63,8 @@ class Answers:
         return [to_row(record) for record in batch.take(places).to_pylist()]
 
     def facets(self) -> list[Facet]:
-        """Columns with few values, and those that are most frequent; looked up at most once a minute."""
+        """Columns with few values, and those that are most frequent; looked up at most once a minute. Of a large index,
+        the first `_FACET_ROWS` rows stand for all."""
         with self._facets_lock:
             if self._facets is None or time.monotonic() - self._facets[0] > _FACET_SECONDS:
                 self._facets = (time.monotonic(), self._count_facets())
@@ -88,6 +89,9 @@ class Answers:
         squares = {number: self._uploaded(contents, number) for number in used}
         try:
             check_where(self.index, asked.where)
+        except ValueError as error:
+            raise Refusal(400, "bad_filter", self._without_paths(str(error))) from None
+        try:
             parts = tuple(
                 Part(part.weight, None if part.image is None else squares.get(part.image, _EMPTY), part.text, part.id)
                 for part in asked.parts
@@ -126,7 +130,8 @@ class Answers:
     def _uploaded(self, contents: Sequence[bytes], number: int) -> np.ndarray:
         if number >= len(contents):
             raise Refusal(422, "bad_query", f"the request has {len(contents)} pictures, there is no number {number}")
-        return self._pool.square(contents[number], self._queue.decode_size())[0]
+        with about_picture(number):
+            return self._pool.square(contents[number], self._queue.decode_size())[0]
 
     def _check_limits(self, asked: SearchIn) -> None:
         limits = self._limits
@@ -153,14 +158,18 @@ class Answers:
                 counts[name].update(value for value in batch.column(name).to_pylist() if value is not None)
             if seen >= _FACET_ROWS:
                 break
+        whole = seen >= len(self.index)
         facets = []
         for name, found in counts.items():
-            if 2 <= len(found) <= max(_FACET_VALUES, seen // 3):  # a column of names or remarks is no filter
+            # A column of names or remarks is no filter, nor is one value that all have. That of the first rows of many
+            # may not be: rows lie in the order of their paths.
+            if (2 if whole else 1) <= len(found) <= max(_FACET_VALUES, seen // 3):
                 frequent = [
                     str(value).lower() if isinstance(value, bool) else value
                     for value, _ in found.most_common(_FACET_VALUES)
                 ]
-                facets.append(Facet(column=name, values=[value for value in frequent if len(value) <= 80]))
+                shown = [value for value in frequent if len(value) <= 80]
+                facets.append(Facet(column=name, values=shown, total=len(found), whole=whole))
         return facets
 
     def _without_paths(self, message: str) -> str:

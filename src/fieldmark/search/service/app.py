@@ -261,7 +261,7 @@ def _add_error_answers(app: FastAPI) -> None:
     @app.exception_handler(Refusal)
     async def refused(request: Request, error: Refusal) -> Response:
         headers = {name.decode(): value.decode() for name, value in refusal_headers(error)}
-        return _error(request, error.status, error.code, error.message, headers)
+        return _error(request, error.status, error.code, error.message, headers, error.picture)
 
     @app.exception_handler(HTTPException)
     async def not_routed(request: Request, error: HTTPException) -> Response:
@@ -281,8 +281,15 @@ def _add_error_answers(app: FastAPI) -> None:
         return _error(request, 500, "internal", "something went wrong here; the log has it under the request id")
 
 
-def _error(request: Request, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse(error_body(code, message, request.state.request_id), status, headers)
+def _error(
+    request: Request,
+    status: int,
+    code: str,
+    message: str,
+    headers: dict[str, str] | None = None,
+    picture: int | None = None,
+) -> Response:
+    return JSONResponse(error_body(code, message, request.state.request_id, picture), status, headers)
 
 
 def _check_token(request: Request, writable: bool) -> None:

@@ -1,5 +1,8 @@
 """What the service refuses, as one exception that becomes one shape of answer."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class Refusal(Exception):
     """A request that gets an answer other than 200.
@@ -9,14 +12,18 @@ class Refusal(Exception):
         code: one word for programs, e.g. "bad_picture".
         message: a sentence for people. Plain text; it is sent as JSON and never becomes HTML.
         retry_after: seconds after which another try makes sense; None where it makes none.
+        picture: number of the request's picture that is meant, from 0; None if none is.
     """
 
-    def __init__(self, status: int, code: str, message: str, retry_after: int | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, retry_after: int | None = None, picture: int | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.retry_after = retry_after
+        self.picture = picture
 
 
 def overloaded(what: str, retry_after: float) -> Refusal:
@@ -31,6 +38,17 @@ def token_needed(*, given: bool) -> Refusal:
     return Refusal(401, "token_needed", f"{wrong}send the service's token: Authorization: Bearer TOKEN")
 
 
-def error_body(code: str, message: str, request_id: str) -> dict[str, dict[str, str]]:
+@contextlib.contextmanager
+def about_picture(number: int) -> Iterator[None]:
+    """Refusals within are about this picture of the request."""
+    try:
+        yield
+    except Refusal as refusal:
+        refusal.picture = number
+        raise
+
+
+def error_body(code: str, message: str, request_id: str, picture: int | None = None) -> dict[str, dict[str, str | int]]:
     """The JSON of every answer that is no success."""
-    return {"error": {"code": code, "message": message, "request_id": request_id}}
+    body: dict[str, str | int] = {"code": code, "message": message, "request_id": request_id}
+    return {"error": body if picture is None else body | {"picture": picture}}

@@ -147,6 +147,8 @@ class Facet(BaseModel):
 
     column: str
     values: list[str]
+    total: int = Field(description="values that the column has, also those that are left out here")
+    whole: bool = Field(description="whether all rows were counted; if not, total is what it has at least")
 
 
 class About(BaseModel):
@@ -182,6 +184,7 @@ class ErrorText(BaseModel):
     code: str
     message: str
     request_id: str
+    picture: int | None = Field(None, description="number of the request's picture that is meant; else left out")
 
 
 class ErrorOut(BaseModel):

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from fieldmark.search.service.config import Limits
 from fieldmark.search.service.decoding import check_picture
-from fieldmark.search.service.errors import Refusal
+from fieldmark.search.service.errors import Refusal, about_picture
 
 Model = TypeVar("Model", bound=BaseModel)
 _JSON_BYTES = 2**17
@@ -68,15 +68,18 @@ async def _read_form(request: Request, limits: Limits) -> Body:
 
 async def _from_form(form: FormData, limits: Limits) -> Body:
     text: str | None = None
-    pictures = []
+    pictures: list[bytes] = []
     for name, value in form.multi_items():
         if name == PICTURE_FIELD and isinstance(value, UploadFile):
-            if value.size is not None and value.size > limits.picture_bytes:
-                raise Refusal(
-                    413, "too_large", f"a picture has {value.size} bytes, more than the limit of {limits.picture_bytes}"
-                )
-            content = await value.read()
-            check_picture(content)
+            with about_picture(len(pictures)):
+                if value.size is not None and value.size > limits.picture_bytes:
+                    raise Refusal(
+                        413,
+                        "too_large",
+                        f"a picture has {value.size} bytes, more than the limit of {limits.picture_bytes}",
+                    )
+                content = await value.read()
+                check_picture(content)
             pictures.append(content)
         elif name == JSON_FIELD and isinstance(value, str) and text is None:
             text = value

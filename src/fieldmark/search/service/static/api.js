@@ -3,10 +3,12 @@
 const TOKEN = "fieldmark-token";
 
 export class ServiceError extends Error {
-  constructor(code, message, retryAfter = 0) {
+  // picture: number of the request's picture that is meant, from 0, or null.
+  constructor(code, message, { retryAfter = 0, picture = null } = {}) {
     super(message);
     this.code = code;
     this.retryAfter = retryAfter;
+    this.picture = picture;
   }
 }
 
@@ -35,8 +37,8 @@ async function ask(path, options = {}) {
     // a proxy's page, or uvicorn's own refusal
   }
   const message = said.message || `The service answered with status ${answer.status}.`;
-  const busy = answer.status === 503 ? "overloaded" : "refused";
-  throw new ServiceError(said.code || busy, message, Number(answer.headers.get("Retry-After")) || 0);
+  const code = answer.status === 503 ? "overloaded" : said.code || "refused"; // a proxy says 503, too
+  throw new ServiceError(code, message, { retryAfter: Number(answer.headers.get("Retry-After")) || 0, picture: said.picture ?? null });
 }
 
 export async function get(path) {
@@ -60,6 +62,7 @@ export async function post(path, query, pictures, signal) {
 // An <img> cannot send a token: with one, pictures are fetched.
 export async function show(image, path) {
   if (!sessionStorage.getItem(TOKEN)) {
+    image.addEventListener("error", () => image.removeAttribute("src"), { once: true });
     image.src = path;
     return;
   }
@@ -74,6 +77,6 @@ export function showBlob(image, blob) {
   const address = URL.createObjectURL(blob);
   const free = () => URL.revokeObjectURL(address);
   image.addEventListener("load", free, { once: true });
-  image.addEventListener("error", free, { once: true });
+  image.addEventListener("error", () => (free(), image.removeAttribute("src")), { once: true }); // no sign of a broken page
   image.src = address;
 }

@@ -18,6 +18,14 @@ export function problem(title, message, ...more) {
   return el("div", { class: "problem" }, el("h3", {}, title), el("p", {}, message), ...more);
 }
 
+// Text that may break behind these signs, so that it need not break inside words and numbers.
+export function breakable(text) {
+  return text.split(/(?<=[/_.-])/).flatMap((piece, place) => (place ? [el("wbr"), piece] : [piece]));
+}
+
+// A column as people read it.
+export const titleOf = (column) => column.replaceAll("_", " ");
+
 // The end of a path without its ending: what people call a picture. With its folder, since many are called "001".
 export function nameOf(path) {
   return path.split("/").slice(-2).join("/").replace(/\.[A-Za-z0-9]{1,5}$/, "");

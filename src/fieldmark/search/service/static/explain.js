@@ -1,30 +1,32 @@
 // The dialog that shows why two pictures match: heat over both, and the pairs of regions that carry most.
 
 import { post, show, showBlob } from "/page/api.js";
-import { byId, el, nameOf, problem } from "/page/elements.js";
+import { byId, breakable, el, nameOf, problem, titleOf } from "/page/elements.js";
 import { find } from "/page/store.js";
 
 const VIEWS = [
   ["similarity", "What makes them alike"],
   ["difference", "What keeps them apart"],
   ["attention", "Where the encoder looks"],
+  ["plain", "The pictures alone"],
 ];
 const LEGENDS = {
   similarity: (most, centred) => `Orange: alike${centred ? " beyond what all pictures share" : ""}. Blue: works against it. Dark: 0. Full colour: ${most}.`,
   difference: (most) => `Orange: keeps them apart. Blue: draws them together. Dark: 0. Full colour: ${most}.`,
   attention: (most) => `Orange: weighs in the embedding. Dark: 0. Full colour: ${most}, and all regions of a picture together 1.`,
+  plain: () => "",
 };
 const STANDS_OUT = 4; // times what a pair would carry of a similarity of 1 if all pairs carried alike
 
-// other: {kind: "item" | "picture", value} of the query, or null. hit: the result, with id, path, score and metadata.
-export async function fillExplanation(other, hit, about) {
+// other: {kind: "item" | "picture", value} of the query, or null; asked: what it is called. hit: the result, with id, path, score and metadata.
+export async function fillExplanation(other, asked, hit, about) {
   const body = byId("explanation-body");
   const full = el("a", { href: `/items/${hit.id}/image`, target: "_blank", rel: "noopener" }, "Full size");
   if (!about.explains || !other) {
     const why = about.explains
       ? "A query of words alone has no picture to compare with."
       : "Matches of this encoder cannot be split over regions.";
-    body.replaceChildren(figure(itemImage(hit), hit.path).box, el("p", { class: "soft" }, why), facts(hit), el("p", {}, full));
+    body.replaceChildren(figure(itemImage(hit), breakable(hit.path)).box, el("p", { class: "soft" }, why), facts(hit), el("p", {}, full));
     return;
   }
   body.replaceChildren(el("p", { class: "soft", role: "status" }, "Asking the encoder …"));
@@ -50,8 +52,8 @@ export async function fillExplanation(other, hit, about) {
     body.replaceChildren(problem("No explanation", error.message));
     return;
   }
-  const a = figure(image, "Asked for");
-  const b = figure(itemImage(hit), hit.path);
+  const a = figure(image, asked);
+  const b = figure(itemImage(hit), breakable(hit.path));
   draw(body, found, a, b, [facts(hit), el("p", {}, full)]);
 }
 
@@ -62,10 +64,10 @@ function draw(body, found, a, b, rest) {
   const legend = el("p", { class: "soft small" });
   const paint = () => {
     const marked = chosen === null ? null : carrying[chosen];
-    const [left, right] = [found[`${view}_a`], found[`${view}_b`]];
-    const most = largest(left, right);
-    heat(a.canvas, left, most, marked?.a);
-    heat(b.canvas, right, most, marked?.b);
+    const [left, right] = view === "plain" ? [null, null] : [found[`${view}_a`], found[`${view}_b`]];
+    const most = view === "plain" ? 0 : largest(left, right);
+    heat(a.canvas, found.grid_a, left, most, marked?.a);
+    heat(b.canvas, found.grid_b, right, most, marked?.b);
     legend.textContent = LEGENDS[view](most < 1e-6 ? 0 : Number(most.toPrecision(2)), centred);
     buttons.forEach((one, number) => one.setAttribute("aria-pressed", String(number === chosen)));
   };
@@ -76,11 +78,11 @@ function draw(body, found, a, b, rest) {
   const buttons = carrying.map((pair, number) =>
     el("button", { type: "button", onclick: () => { chosen = chosen === number ? null : number; paint(); } },
       `${place(pair.a, found.grid_a)} ↔ ${place(pair.b, found.grid_b)}: ${pair.contribution.toFixed(3)}`));
-  follow(a.canvas, found, 0, (regions) => heat(b.canvas, regions, largest(regions), null), paint);
-  follow(b.canvas, found, 1, (regions) => heat(a.canvas, regions, largest(regions), null), paint);
+  follow(a.canvas, found, 0, (regions) => view !== "plain" && heat(b.canvas, found.grid_b, regions, largest(regions), null), paint);
+  follow(b.canvas, found, 1, (regions) => view !== "plain" && heat(a.canvas, found.grid_a, regions, largest(regions), null), paint);
   body.replaceChildren(
     el("p", {}, "Similarity ", el("b", {}, found.cosine.toFixed(3)), ...told(found)),
-    el("fieldset", { class: "views" }, el("legend", {}, "Show"), radios),
+    el("div", { class: "views", role: "radiogroup", "aria-labelledby": "views-title" }, el("span", { id: "views-title" }, "Show"), radios),
     el("div", { class: "duo" }, a.box, b.box),
     legend,
     el("h3", { id: "pairs-title" }, carrying.length ? "Pairs of regions that carry most" : "No pair of regions stands out"),
@@ -109,7 +111,7 @@ function itemImage(hit) {
 
 function facts(hit) {
   const known = Object.entries(hit.metadata).filter(([, value]) => value !== null);
-  return el("p", { class: "soft small" }, known.map(([name, value]) => `${name}: ${value}`).join(" · "));
+  return el("p", { class: "soft small" }, known.map(([name, value]) => `${titleOf(name)}: ${value}`).join(" · "));
 }
 
 function place([row, column], [rows, columns]) {
@@ -128,20 +130,21 @@ const VEIL = [14, 16, 24, 180];
 const WARM = [255, 165, 40, 85];
 const COLD = [60, 130, 255, 130];
 
-function heat(canvas, grid, most, marked) {
-  const rows = grid.length;
-  const columns = grid[0].length;
-  const small = el("canvas", { width: columns, height: rows });
-  const pixels = new ImageData(columns, rows);
-  grid.flat().forEach((value, i) => {
-    const strength = Math.abs(value) / most;
-    const full = value > 0 ? WARM : COLD;
-    pixels.data.set(VEIL.map((dark, k) => dark + strength * (full[k] - dark)), 4 * i);
-  });
-  small.getContext("2d").putImageData(pixels, 0, 0);
+// values: of the regions, or null for none.
+function heat(canvas, [rows, columns], values, most, marked) {
   canvas.width = canvas.height = 384;
   const context = canvas.getContext("2d");
-  context.drawImage(small, 0, 0, canvas.width, canvas.height);
+  if (values) {
+    const small = el("canvas", { width: columns, height: rows });
+    const pixels = new ImageData(columns, rows);
+    values.flat().forEach((value, i) => {
+      const strength = Math.abs(value) / most;
+      const full = value > 0 ? WARM : COLD;
+      pixels.data.set(VEIL.map((dark, k) => dark + strength * (full[k] - dark)), 4 * i);
+    });
+    small.getContext("2d").putImageData(pixels, 0, 0);
+    context.drawImage(small, 0, 0, canvas.width, canvas.height);
+  }
   if (!marked) return;
   context.lineWidth = 3;
   for (const [colour, inset] of [["#000", 1.5], ["#fff", 4.5]]) {

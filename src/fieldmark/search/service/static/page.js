@@ -1,25 +1,29 @@
 // The page: the state is in the address, every change searches again.
 
 import { get, post, setToken, show } from "/page/api.js";
-import { byId, el, nameOf, problem } from "/page/elements.js";
+import { breakable, byId, el, nameOf, problem, titleOf } from "/page/elements.js";
 import { fillExplanation } from "/page/explain.js";
 import { drawQuery } from "/page/query.js";
-import { asksForSomething, emptyState, fromAddress, pictureOfQuery, toAddress, toRequest } from "/page/state.js";
+import { asksForSomething, emptyState, fromAddress, partName, pictureOfQuery, toAddress, toRequest } from "/page/state.js";
 import { find, keep } from "/page/store.js";
 
 const PATIENT_MS = 150; // a search that is quicker shows no placeholders
 const TRIES = 3;
+const SHOWN_FACTS = 2;
 const SHORTEST = 0.05; // of a bar
 let about = null;
 let state = fromAddress(location.search);
 let hits = [];
 let running = null;
 let lastFocus = null;
+let bring = false; // the results into view, once they are there
+const NARROW = matchMedia("(max-width: 50rem)"); // as in page.css
 
 function change(edit) {
   const next = structuredClone(state);
   edit(next);
   next.explain = "";
+  if (!asksForSomething(state)) bring = NARROW.matches;
   go(next);
 }
 
@@ -39,7 +43,7 @@ function refresh() {
 async function search(tries = 0) {
   running?.abort();
   const controller = (running = new AbortController());
-  byId("problem").replaceChildren();
+  clearProblems();
   byId("nothing").hidden = true;
   byId("start").hidden = asksForSomething(state);
   document.title = title();
@@ -65,6 +69,8 @@ async function search(tries = 0) {
     clearTimeout(placeholders);
     hits = found.hits;
     drawHits(found);
+    if (bring) byId("results").scrollIntoView();
+    bring = false;
     showExplanation();
   } catch (error) {
     if (error.name === "AbortError") return;
@@ -95,23 +101,58 @@ function failed(error) {
     no_answer: "No answer", overloaded: "The service is busy", no_picture: "This is no picture", bad_picture: "This picture cannot be used",
     too_large: "Too large", bad_query: "This query cannot be answered", internal: "Something went wrong",
   };
-  const again = el("button", { type: "button", onclick: () => (about ? search() : begin()) }, "Try again");
-  const box = problem(titles[error.code] || "No result", error.message, again);
-  const aboutPicture = ["no_picture", "bad_picture", "too_large"].includes(error.code);
-  if (aboutPicture) box.append(" ", el("button", { type: "button", onclick: dropPictures }, "Remove the picture"));
-  fail(box);
+  if (error.code === "bad_filter" && state.where) {
+    failBeside("where", "where-problem", error.message, "No results: the filter's expression cannot be read.");
+    return;
+  }
+  const title = titles[error.code] || "No result";
+  if (["no_picture", "bad_picture", "too_large"].includes(error.code)) {
+    const [name, remove] = meant(error.picture);
+    const box = problem(title, `${name}${error.message}`, el("button", { type: "button", onclick: remove }, "Remove the picture"));
+    failBeside("file", "refused-picture", box, "No results: a picture cannot be used.");
+    return;
+  }
+  const ways = { no_answer: ["Try again", () => (about ? search() : begin())], bad_filter: ["Remove the filters", dropFilters] };
+  ways.overloaded = ways.no_answer; // all else would be refused again
+  const [label, onclick] = ways[error.code] || [];
+  fail(problem(title, error.message, label ? el("button", { type: "button", onclick }, label) : null));
+}
+
+// A mistake in a field is told there: the results, with what is told at their head, may be far from it.
+function failBeside(field, place, content, status) {
+  fail(null);
+  byId("status").textContent = status;
+  byId(place).replaceChildren(content);
+  byId(field).setAttribute("aria-invalid", "true");
+  for (let one = byId(place); one; one = one.parentElement) if (one.tagName === "DETAILS") one.open = true;
+  byId(place).scrollIntoView({ block: "nearest" });
+}
+
+function clearProblems() {
+  for (const id of ["problem", "where-problem", "refused-picture"]) byId(id).replaceChildren();
+  for (const id of ["where", "file"]) byId(id).removeAttribute("aria-invalid");
+}
+
+// Of the request's picture that was refused: what it is called, and a function that removes it. Without a number, all are.
+function meant(number) {
+  const pictures = state.parts.filter((part) => part.kind === "picture");
+  const refused = number === null ? pictures : pictures.slice(number, number + 1);
+  const keep = (part) => !refused.some((one) => one.value === part.value);
+  const name = pictures.length > 1 && refused.length === 1 ? `${partName(state, refused[0])}: ` : "";
+  return [name, () => change((s) => (s.parts = s.parts.filter(keep)))];
 }
 
 function fail(content) {
   hits = [];
   byId("grid").replaceChildren();
   byId("status").textContent = "";
-  byId("problem").replaceChildren(content);
+  byId("problem").replaceChildren(...(content ? [content] : []));
+  bring = false;
   closeExplanation();
 }
 
-function dropPictures() {
-  change((s) => (s.parts = s.parts.filter((part) => part.kind !== "picture")));
+function dropFilters() {
+  change((s) => { s.filters = []; s.where = ""; });
 }
 
 function removeMissing(keys, pictures) {
@@ -125,7 +166,7 @@ function tokenForm() {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     setToken(form.querySelector("input").value.trim());
-    byId("problem").replaceChildren();
+    clearProblems();
     begin();
   });
   return form;
@@ -149,7 +190,7 @@ function card(hit, [low, high]) {
   const name = nameOf(hit.path);
   const image = el("img", { alt: "", loading: "lazy", width: 256, height: 256 });
   show(image, `/items/${hit.id}/thumbnail?size=256`);
-  const known = Object.values(hit.metadata).filter((value) => typeof value === "string").slice(0, 2).join(" · ");
+  const known = factsBeyond(name, hit.metadata).map(([column, value]) => el("span", {}, `${titleOf(column)}: ${value}`));
   const like = (kind, other) => () =>
     change((s) => {
       s[other] = s[other].filter((id) => id !== hit.id);
@@ -158,9 +199,9 @@ function card(hit, [low, high]) {
   return el(
     "li",
     { class: "card" },
-    el("button", { type: "button", class: "picture", "data-id": hit.id, "aria-label": `Explain the match with ${name}, rank ${hit.rank}, score ${hit.score.toFixed(2)}`, onclick: () => openExplanation(hit.id) }, image),
+    el("button", { type: "button", class: "picture", "data-id": hit.id, "aria-label": `Explain the match with ${name}, rank ${hit.rank}, score ${hit.score.toFixed(3)}`, onclick: () => openExplanation(hit.id) }, image),
     el("div", { class: "card-text" },
-      el("p", { class: "name" }, name),
+      el("p", { class: "name" }, breakable(name)),
       el("p", { class: "facts" }, known),
       el("p", { class: "score", title: `Bar: from the lowest score shown, ${low.toFixed(3)}, to the highest, ${high.toFixed(3)}` },
         el("meter", { min: 0, max: 1, value: high > low ? SHORTEST + (1 - SHORTEST) * (hit.score - low) / (high - low) : 1, "aria-hidden": "true" }), hit.score.toFixed(3))),
@@ -168,6 +209,12 @@ function card(hit, [low, high]) {
       el("button", { type: "button", "aria-label": `More like this: ${name}`, onclick: like("more", "less") }, "More like this"),
       el("button", { type: "button", "aria-label": `Less like this: ${name}`, onclick: like("less", "more") }, "Less like this")),
   );
+}
+
+// The first columns of text that tell more than the name does.
+function factsBeyond(name, metadata) {
+  const said = name.toLowerCase();
+  return Object.entries(metadata).filter(([, value]) => typeof value === "string" && value && !said.includes(value.toLowerCase())).slice(0, SHOWN_FACTS);
 }
 
 function skeletons(count) {
@@ -198,7 +245,17 @@ function showExplanation() {
   const dialog = byId("explanation");
   if (!dialog.open) dialog.showModal();
   byId("explanation-title").focus();
-  fillExplanation(pictureOfQuery(state), hit, about);
+  const other = pictureOfQuery(state);
+  fillExplanation(other, other && askedFor(other), hit, about);
+}
+
+// Which picture of the query stands beside the result, where there are several.
+function askedFor(other) {
+  const pictures = state.parts.filter((part) => part.kind !== "words" && part.weight > 0);
+  const alone = pictures.filter((one) => one.weight === other.weight).length === 1; // none is heavier: it was chosen for that
+  if (pictures.length > 1) return `Asked for: ${partName(state, other)}, ${alone ? "the heaviest" : "the first"} of ${pictures.length}`;
+  if (!pictures.length && state.more.length > 1) return `Asked for: Item ${other.value.slice(0, 6)}, the first of “More like these”`;
+  return "Asked for";
 }
 
 function closeExplanation() {
@@ -272,7 +329,8 @@ function listen() {
     go(emptyState());
     byId("file").focus();
   });
-  byId("drop-filters").addEventListener("click", () => change((s) => { s.filters = []; s.where = ""; }));
+  byId("drop-filters").addEventListener("click", dropFilters);
+  NARROW.addEventListener("change", fold);
   byId("close").addEventListener("click", () => byId("explanation").close());
   byId("explanation").addEventListener("close", closedByHand);
   addEventListener("popstate", () => {
@@ -280,6 +338,11 @@ function listen() {
     state = fromAddress(location.search);
     refresh();
   });
+}
+
+// On a narrow screen the filters are folded, so that results begin near the top; on a wide one they have their place.
+function fold() {
+  byId("narrowing").open = !NARROW.matches;
 }
 
 // ---- light and dark
@@ -321,7 +384,7 @@ async function begin() {
     failed(error);
     return;
   }
-  byId("problem").replaceChildren();
+  clearProblems();
   byId("collection").textContent = `${about.rows.toLocaleString("en")} pictures in ${about.name}, encoder ${about.encoder}`;
   byId("words-form").hidden = !about.reads_words;
   byId("no-words").hidden = about.reads_words;
@@ -354,5 +417,6 @@ async function drawSamples() {
 }
 
 startTheme();
+fold();
 listen();
 begin();

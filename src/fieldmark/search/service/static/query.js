@@ -1,7 +1,8 @@
 // The left side of the page: what is looked for.
 
 import { show, showBlob } from "/page/api.js";
-import { byId, el } from "/page/elements.js";
+import { byId, el, titleOf } from "/page/elements.js";
+import { partName } from "/page/state.js";
 import { find } from "/page/store.js";
 
 const SHOWN_CHIPS = 8;
@@ -15,6 +16,8 @@ export function drawQuery(state, about, change) {
   if (document.activeElement !== byId("where")) byId("where").value = state.where;
   if (state.where) byId("expression").open = true;
   byId("count").value = state.k;
+  const narrowed = state.filters.length + (state.where ? 1 : 0);
+  byId("narrowing-title").textContent = narrowed ? `Filters (${narrowed} set)` : "Filters";
   const anything = state.parts.length + state.more.length + state.less.length + state.filters.length > 0 || state.where;
   byId("clear").hidden = !anything;
 }
@@ -22,13 +25,12 @@ export function drawQuery(state, about, change) {
 function drawParts(state, change) {
   const list = byId("parts");
   const focused = document.activeElement?.dataset?.part;
-  list.replaceChildren(...state.parts.map((part, number) => drawPart(part, number, change)));
+  list.replaceChildren(...state.parts.map((part, number) => drawPart(part, number, partName(state, part), change)));
   list.hidden = !state.parts.length;
   if (focused !== undefined) list.querySelector(`[data-part="${focused}"]`)?.focus();
 }
 
-function drawPart(part, number, change) {
-  const name = { words: `“${part.value}”`, item: `Item ${part.value.slice(0, 6)}`, picture: `Your picture ${number + 1}` }[part.kind];
+function drawPart(part, number, name, change) {
   const output = el("output", {}, part.weight.toFixed(1));
   const slider = el("input", {
     type: "range", min: "-1", max: "1", step: "0.1", value: String(part.weight), "aria-label": `Weight of ${name}`, "data-part": String(number),
@@ -86,19 +88,46 @@ function drawFilters(state, about, change) {
   const focused = document.activeElement?.dataset?.chip;
   const opened = new Set([...byId("filters").querySelectorAll("details[open]")].map((one) => one.dataset.column));
   byId("filters").replaceChildren(
-    ...about.facets.map(({ column, values }, place) => {
+    ...withChosen(about.facets, state.filters).map(({ column, values, total, whole }, place) => {
       const chips = values.map((value) => chip(state, column, value, change));
-      const rest = chips.slice(SHOWN_CHIPS);
+      const [name, rest] = [titleOf(column), chips.slice(SHOWN_CHIPS)];
       const more = rest.length
         ? el("details", { "data-column": column, open: opened.has(column) || rest.some((one) => one.ariaPressed === "true") },
-            el("summary", {}, `${rest.length} more of ${column}`), el("div", { class: "chips" }, rest))
+            el("summary", {}, `${rest.length} more of ${name}`), el("div", { class: "chips" }, rest))
         : null;
       const open = place < OPEN_FACETS || opened.has(`all ${column}`) || state.filters.some((one) => one.column === column);
-      return el("details", { "data-column": `all ${column}`, open }, el("summary", {}, column.replaceAll("_", " ")),
-        el("div", { class: "chips", role: "group", "aria-label": column }, chips.slice(0, SHOWN_CHIPS)), more);
+      return el("details", { "data-column": `all ${column}`, open }, el("summary", {}, name),
+        el("div", { class: "chips", role: "group", "aria-label": name }, chips.slice(0, SHOWN_CHIPS)), more,
+        whole && values.length >= total ? null : hidden(column, values.length, total, whole, about.columns[column]));
     }),
   );
   if (focused) [...byId("filters").querySelectorAll("button")].find((one) => one.dataset.chip === focused)?.focus();
+}
+
+// Filters come from links, too: what is set is shown, also where the service names no such value or column.
+function withChosen(facets, filters) {
+  const all = facets.map((one) => ({ ...one, values: [...one.values] }));
+  for (const { column, value } of filters) {
+    let facet = all.find((one) => one.column === column);
+    if (!facet) all.push((facet = { column, values: [], total: 0, whole: true }));
+    if (!facet.values.includes(value)) facet.values.push(value);
+  }
+  return all;
+}
+
+// How many values have no chip, and a way to them: the expression, begun for this column.
+function hidden(column, shown, total, whole, kind) {
+  const quoted = /^[A-Za-z_][A-Za-z0-9_]*$/.test(column) ? column : `\`${column}\``;
+  const start = `${quoted} ILIKE '%`;
+  const begin = () => {
+    const where = byId("where");
+    byId("expression").open = true;
+    where.value = `${where.value.trim() ? `(${where.value.trim()}) AND ` : ""}${start}%'`;
+    where.focus();
+    where.setSelectionRange(where.value.length - 2, where.value.length - 2);
+  };
+  return el("p", { class: "soft small" }, `${shown} of ${whole ? "" : "at least "}${total} values. `,
+    kind === "string" ? el("button", { type: "button", class: "link", onclick: begin }, `Find others of ${titleOf(column)}`) : null);
 }
 
 function chip(state, column, value, change) {

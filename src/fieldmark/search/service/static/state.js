@@ -82,6 +82,12 @@ export function condition(state, columns) {
   return parts.join(" AND ");
 }
 
+// What a part is called on the page. Pictures that were dropped are counted by themselves, as the service counts them.
+export function partName(state, part) {
+  const dropped = state.parts.filter((one) => one.kind === "picture");
+  return { words: `“${part.value}”`, item: `Item ${part.value.slice(0, 6)}`, picture: `Your picture ${dropped.indexOf(part) + 1}` }[part.kind];
+}
+
 // The picture that results are compared with: the heaviest one of the query, or its first example.
 export function pictureOfQuery(state) {
   const pictures = state.parts.filter((part) => part.kind !== "words" && part.weight > 0);
