@@ -1,16 +1,16 @@
 // The page: the state is in the address, every change searches again.
 
 import { get, post, setToken, show } from "/page/api.js";
-import { breakable, byId, el, nameOf, problem, titleOf } from "/page/elements.js";
+import { card, skeletons } from "/page/cards.js";
+import { byId, el, nameOf, problem } from "/page/elements.js";
 import { fillExplanation } from "/page/explain.js";
 import { drawQuery } from "/page/query.js";
 import { asksForSomething, emptyState, fromAddress, partName, pictureOfQuery, toAddress, toRequest } from "/page/state.js";
 import { find, keep } from "/page/store.js";
+import { startTheme } from "/page/theme.js";
 
 const PATIENT_MS = 150; // a search that is quicker shows no placeholders
 const TRIES = 3;
-const SHOWN_FACTS = 2;
-const SHORTEST = 0.05; // of a bar
 let about = null;
 let state = fromAddress(location.search);
 let hits = [];
@@ -177,48 +177,18 @@ function tokenForm() {
 function drawHits(found) {
   const scores = found.hits.map((hit) => hit.score);
   const range = [Math.min(...scores), Math.max(...scores)];
-  byId("grid").replaceChildren(...found.hits.map((hit) => card(hit, range)));
+  byId("grid").replaceChildren(...found.hits.map((hit) => card(hit, range, like, openExplanation)));
   const filtered = state.filters.length > 0 || state.where;
   byId("nothing").hidden = found.hits.length > 0 || !filtered;
   const count = found.hits.length === 1 ? "1 result" : `${found.hits.length} results`;
   byId("status").textContent = `${count} in ${found.seconds.toFixed(2)} s`;
 }
 
-// range: lowest and highest score shown. The bar is full at the highest and shortest at the lowest: scores of one encoder lie
-// close together, and bars from 0 to 1 would all look alike.
-function card(hit, [low, high]) {
-  const name = nameOf(hit.path);
-  const image = el("img", { alt: "", loading: "lazy", width: 256, height: 256 });
-  show(image, `/items/${hit.id}/thumbnail?size=256`);
-  const known = factsBeyond(name, hit.metadata).map(([column, value]) => el("span", {}, `${titleOf(column)}: ${value}`));
-  const like = (kind, other) => () =>
-    change((s) => {
-      s[other] = s[other].filter((id) => id !== hit.id);
-      if (!s[kind].includes(hit.id)) s[kind].push(hit.id);
-    });
-  return el(
-    "li",
-    { class: "card" },
-    el("button", { type: "button", class: "picture", "data-id": hit.id, "aria-label": `Explain the match with ${name}, rank ${hit.rank}, score ${hit.score.toFixed(3)}`, onclick: () => openExplanation(hit.id) }, image),
-    el("div", { class: "card-text" },
-      el("p", { class: "name" }, breakable(name)),
-      el("p", { class: "facts" }, known),
-      el("p", { class: "score", title: `Bar: from the lowest score shown, ${low.toFixed(3)}, to the highest, ${high.toFixed(3)}` },
-        el("meter", { min: 0, max: 1, value: high > low ? SHORTEST + (1 - SHORTEST) * (hit.score - low) / (high - low) : 1, "aria-hidden": "true" }), hit.score.toFixed(3))),
-    el("div", { class: "card-actions" },
-      el("button", { type: "button", "aria-label": `More like this: ${name}`, onclick: like("more", "less") }, "More like this"),
-      el("button", { type: "button", "aria-label": `Less like this: ${name}`, onclick: like("less", "more") }, "Less like this")),
-  );
-}
-
-// The first columns of text that tell more than the name does.
-function factsBeyond(name, metadata) {
-  const said = name.toLowerCase();
-  return Object.entries(metadata).filter(([, value]) => typeof value === "string" && value && !said.includes(value.toLowerCase())).slice(0, SHOWN_FACTS);
-}
-
-function skeletons(count) {
-  return Array.from({ length: Math.min(12, count) }, () => el("li", { class: "skeleton", "aria-hidden": "true" }));
+function like(id, kind, other) {
+  change((s) => {
+    s[other] = s[other].filter((one) => one !== id);
+    if (!s[kind].includes(id)) s[kind].push(id);
+  });
 }
 
 function title() {
@@ -343,36 +313,6 @@ function listen() {
 // On a narrow screen the filters are folded, so that results begin near the top; on a wide one they have their place.
 function fold() {
   byId("narrowing").open = !NARROW.matches;
-}
-
-// ---- light and dark
-
-const THEMES = { "": "Theme: as the system", light: "Theme: light", dark: "Theme: dark" };
-
-function setTheme(name) {
-  if (name) document.documentElement.dataset.theme = name;
-  else delete document.documentElement.dataset.theme;
-  byId("theme").textContent = THEMES[name];
-  try {
-    localStorage.setItem("fieldmark-theme", name);
-  } catch {
-    // without storage the choice lasts as long as the page
-  }
-}
-
-function startTheme() {
-  let stored = "";
-  try {
-    stored = localStorage.getItem("fieldmark-theme") || "";
-  } catch {
-    // see above
-  }
-  setTheme(stored in THEMES ? stored : "");
-  const names = Object.keys(THEMES);
-  byId("theme").addEventListener("click", () => {
-    const now = document.documentElement.dataset.theme || "";
-    setTheme(names[(names.indexOf(now) + 1) % names.length]);
-  });
 }
 
 // ---- the beginning
