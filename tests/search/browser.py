@@ -63,6 +63,22 @@ def open_page(browser: "Browser", url: str, **settings: Any) -> Iterator["Page"]
         context.close()
 
 
+def upload(page: Any, name: str, content: bytes, kind: str = "image/png") -> None:
+    """Give the page a file."""
+    page.set_input_files("#file", {"name": name, "mimeType": kind, "buffer": content})
+
+
+def in_sight(page: Any, selector: str) -> bool:
+    """Whether its beginning is on the screen."""
+    top: float = page.locator(selector).evaluate("one => one.getBoundingClientRect().top")
+    return 0 <= top < page.viewport_size["height"] - 20
+
+
+def wait_for_results(page: Any, text: str = "results in") -> None:
+    """Until the status line says so."""
+    page.wait_for_function("text => document.getElementById('status').textContent.includes(text)", arg=text)
+
+
 def _is_complaint(message: Any) -> bool:
     # that a request was answered with 4xx or not at all is said by the browser, not by the page
     return message.type == "error" and "Failed to load resource" not in message.text

@@ -1,10 +1,12 @@
-"""One encoder for all tests of a process; a collection and a server for each module that asks."""
+"""One encoder for all tests of a process; a collection, a server and a browser for each module that asks."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.search import serving
+from tests.search.browser import open_browser, open_page
 
 from fieldmark.search.encoders import SearchEncoder, load_search_encoder
 
@@ -41,3 +43,21 @@ def make_birds(bird_encoder: SearchEncoder) -> Callable[[Path], serving.Index]:
         return serving.make_collection(root, bird_encoder, index, species=2, per=2, size=48)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    try:
+        with open_browser() as opened:
+            yield opened
+    except LookupError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def page(browser: Any, served: serving.Served) -> Iterator[Any]:
+    with open_page(browser, served.url) as opened:
+        opened.wait_for_selector("#samples button")
+        yield opened
+        assert opened.strangers == []
+        assert opened.complaints == []

@@ -1,50 +1,17 @@
-"""The page in a real browser: what people do with it, what goes wrong, and that nothing leaves this computer."""
+"""The page in a real browser: what people do with it, and that nothing leaves this computer."""
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from tests.search.axe import axe_source
-from tests.search.browser import open_browser, open_page
-from tests.search.serving import Index, Served, png, serve
+from tests.search.browser import in_sight, open_page, upload, wait_for_results
+from tests.search.serving import Served, serve
 
 SERIOUS = ("serious", "critical")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    try:
-        with open_browser() as opened:
-            yield opened
-    except LookupError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture
-def page(browser: Any, served: Served) -> Iterator[Any]:
-    with open_page(browser, served.url) as opened:
-        opened.wait_for_selector("#samples button")
-        yield opened
-        assert opened.strangers == []
-        assert opened.complaints == []
-
-
-def upload(page: Any, name: str, content: bytes, kind: str = "image/png") -> None:
-    page.set_input_files("#file", {"name": name, "mimeType": kind, "buffer": content})
-
-
-def in_sight(page: Any, selector: str) -> bool:
-    """Whether its beginning is on the screen."""
-    top: float = page.locator(selector).evaluate("one => one.getBoundingClientRect().top")
-    return 0 <= top < page.viewport_size["height"] - 20
-
-
-def wait_for_results(page: Any, text: str = "results in") -> None:
-    page.wait_for_function("text => document.getElementById('status').textContent.includes(text)", arg=text)
 
 
 def test_begins_with_samples_and_says_what_is_searched(page: Any) -> None:
@@ -194,59 +161,6 @@ def test_link_opens_the_same_state_elsewhere(browser: Any, served: Served) -> No
         assert "not in this browser" in page.locator("#problem").inner_text()
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "part=t:1:<img src=x onerror=alert(1)>",
-        "part=i:1:../../etc/passwd",
-        "filter=<script>:x&more=nothing",
-        "where='><script>alert(1)</script>&part=i:1:{id}",
-        "part=i:nan:{id}&k=99999999&explain=javascript:alert(1)",
-    ],
-)
-def test_hostile_links_run_nothing(browser: Any, served: Served, query: str) -> None:
-    with open_page(browser, f"{served.url}/?{query.format(id=served.ids[0])}") as page:
-        page.on("dialog", lambda dialog: page.complaints.append("a script ran"))
-        page.wait_for_function("() => document.getElementById('collection').textContent !== ''")
-        page.wait_for_timeout(150)
-        assert page.complaints == [] and page.strangers == []
-        assert page.locator("main script, main [onerror]").count() == 0
-
-
-def test_broken_picture_says_so_and_can_be_removed(page: Any, picture_file: Path) -> None:
-    upload(page, "broken.png", picture_file.read_bytes()[:900])
-    page.wait_for_selector("#refused-picture .problem")
-    assert "cannot be used" in page.locator("#refused-picture").inner_text()
-    assert page.locator("#file").get_attribute("aria-invalid") == "true"
-    assert page.get_by_role("button", name="Try again").count() == 0
-    page.get_by_role("button", name="Remove the picture").click()
-    page.locator("#start").wait_for(state="visible")
-    assert page.locator("#refused-picture .problem").count() == 0
-    page.set_input_files("#file", str(picture_file))
-    wait_for_results(page)
-    page.set_viewport_size({"width": 1200, "height": 400})
-    page.evaluate("scrollTo(0, 600); document.querySelector('.ask').scrollTo(0, 600)")
-    upload(page, "drawing.png", b"<svg/>")
-    page.wait_for_selector("#refused-picture .problem")
-    said = page.locator("#refused-picture").inner_text()
-    assert "Your picture 2: " in said and "render it to PNG" in said and in_sight(page, "#refused-picture")
-    page.get_by_role("button", name="Remove the picture").click()
-    wait_for_results(page)
-    assert page.locator("#parts .part").count() == 1
-
-
-def test_mistakes_in_a_query_are_not_tried_again(browser: Any, served: Served) -> None:
-    with open_page(browser, f"{served.url}/?part=i:-1:{served.ids[0]}") as page:
-        page.wait_for_selector("#problem .problem")
-        assert page.locator("#problem button").count() == 0
-        page.goto(f"{served.url}/?part=i:1:{served.ids[0]}&filter=nosuch:x")
-        page.wait_for_selector("#problem .problem")
-        assert "nosuch" in page.locator("#problem").inner_text()
-        assert page.get_by_role("button", name="x", exact=True).get_attribute("aria-pressed") == "true"
-        page.get_by_role("button", name="Remove the filters").click()
-        wait_for_results(page)
-
-
 def test_values_without_a_chip_are_counted_and_can_be_reached(browser: Any, served: Served) -> None:
     def shorten(route: Any) -> None:
         answer = route.fetch()
@@ -282,63 +196,6 @@ def test_cards_and_captions_say_each_thing_once(page: Any, picture_file: Path) -
     card.locator(".picture").click()
     page.wait_for_selector("#explanation[open] canvas")
     assert page.locator("figcaption").first.inner_text() == "Asked for: Your picture 1, the first of 2"
-
-
-def test_too_large_is_said_before_it_is_sent(page: Any) -> None:
-    sent: list[str] = []
-    page.on("request", lambda request: sent.append(request.method))
-    upload(page, "large.png", png((1, 2, 3)) + bytes(2**20))
-    page.wait_for_selector("#picture-problem .problem")
-    assert "POST" not in sent
-
-
-def test_dead_server_and_its_return(browser: Any, birds: Index, bird_encoder: Any) -> None:
-    with serve(birds, bird_encoder) as running:
-        port = running.port
-        context = open_page(browser, running.url)
-        page = context.__enter__()
-        page.wait_for_selector("#samples button")
-    try:
-        page.locator("#samples button").first.click()
-        page.wait_for_selector("#problem .problem")
-        assert "does not answer" in page.locator("#problem").inner_text()
-        with serve(birds, bird_encoder, port=port):
-            page.get_by_role("button", name="Try again").click()
-            wait_for_results(page)
-        assert page.complaints == []
-    finally:
-        context.__exit__(None, None, None)
-
-
-def test_busy_server_is_asked_again(browser: Any, served: Served) -> None:
-    with open_page(browser, served.url) as page:
-        answers = iter([503, 503])
-        refusal = json.dumps({"error": {"code": "overloaded", "message": "full", "request_id": "x"}})
-
-        def answer(route: Any) -> None:
-            if next(answers, 200) == 503:
-                route.fulfill(status=503, headers={"Retry-After": "1"}, content_type="application/json", body=refusal)
-            else:
-                route.continue_()
-
-        page.route("**/search", answer)
-        page.wait_for_selector("#samples button")
-        page.locator("#samples button").first.click()
-        wait_for_results(page, "busy")
-        wait_for_results(page)
-
-
-def test_answers_show_placeholders_while_they_take_long(browser: Any, served: Served) -> None:
-    with open_page(browser, served.url) as page:
-        held: list[Any] = []
-        page.route("**/search", lambda route: held.append(route))
-        page.wait_for_selector("#samples button")
-        page.locator("#samples button").first.click()
-        page.wait_for_selector(".skeleton")
-        assert page.locator("#grid").get_attribute("aria-busy") == "true"
-        held[0].continue_()
-        wait_for_results(page)
-        assert page.locator("#grid").get_attribute("aria-busy") is None
 
 
 def test_keyboard_alone_is_enough(page: Any) -> None:
@@ -407,18 +264,3 @@ def test_phone_width_has_no_sideways_scrolling(browser: Any, served: Served, pic
             "[...document.querySelectorAll('button')].filter(b => b.offsetParent && b.offsetHeight < 24).length"
         )
         assert small == 0
-
-
-def test_token_is_asked_for_where_it_is_needed(browser: Any, birds: Index, bird_encoder: Any) -> None:
-    from tests.search.serving import TOKEN
-
-    with (
-        serve(birds, bird_encoder, host="0.0.0.0", token_file="given") as running,
-        open_page(browser, running.url) as page,
-    ):
-        page.wait_for_selector("form.token")
-        page.fill("#token", TOKEN)
-        page.press("#token", "Enter")
-        page.wait_for_selector("#samples button")
-        page.wait_for_function("() => document.querySelector('#samples img').naturalWidth > 0")
-        assert page.complaints == []

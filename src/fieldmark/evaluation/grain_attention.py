@@ -133,7 +133,7 @@ def _shares(
     own_slot: bool,
 ) -> GrainAttention:
     """Adds up one row (L,), whose prompt is padded on the left; own_slot: the prompt's last token is what is read."""
-    # Where each of the prompt's tokens stands: a placeholder is as many columns as its picture has patches.
+    # Where each of the prompt's tokens stands: a picture's token takes as many columns as the picture has patches.
     images = iter(spans)
     columns: list[range] = []
     place = row.numel() - (len(prompt.ids) - len(spans) + sum(map(len, spans)) + (0 if own_slot else len(summary) + 1))
