@@ -98,6 +98,19 @@ def _section(section: Section) -> Html:
     )
 
 
+def verdict(methods: Sequence[tuple[list[str | Html], list[Html]]], caveat: str) -> Html:
+    """What the figures say: of each method a beginning of a sentence, and list items that compare it with other rows.
+
+    caveat: what the comparisons do not say.
+    """
+    if not methods:
+        return missing("No row of this report has the role “method”: the figures stand for themselves.")
+    sentences = [
+        el("li", head, ":" if clauses else ".", el("ul", clauses) if clauses else None) for head, clauses in methods
+    ]
+    return el("div", el("ul", sentences, class_="verdict"), el("p", caveat, class_="small"), class_="verdict-box")
+
+
 def settings_section(settings: Mapping[str, Any]) -> Section:
     """Seeds, versions, commands, times, as they were given."""
     body = _value(settings) if settings else missing("No settings were given.")

@@ -16,7 +16,7 @@ from fieldmark.report.measure import (
     points,
     signed,
 )
-from fieldmark.report.page import Section, missing
+from fieldmark.report.page import Section, missing, verdict
 from fieldmark.report.svg import marker_icon
 
 R1 = "recall_at_1"
@@ -54,21 +54,19 @@ def result_section(report: Report, measured: Sequence[Measured]) -> Section:
 
 def _verdict(report: Report, measured: Sequence[Measured], baseline: Measured | None) -> Html:
     """What the figures say, in sentences that do not say more."""
-    sentences = []
+    methods: list[tuple[list[str | Html], list[Html]]] = []
     for one in measured:
         if one.method.role != "method" or R1 not in one.figures:
             continue
         parts: list[str | Html] = [el("strong", one.title), f" reaches R@1 {points(one.figures[R1].value)} %"]
         others = [m for m in measured if m is baseline or m.method.role in ("control", "start", "ceiling")]
         clauses = [clause for other in others if (clause := _clause(report, one, other))]
-        sentences.append(el("li", parts, ":" if clauses else ".", el("ul", clauses) if clauses else None))
-    if not sentences:
-        return missing("No row of this report has the role “method”: the figures stand for themselves.")
+        methods.append((parts, clauses))
     caveat = (
         "Intervals are at 95 % and resample whole classes: they say how far a figure could move with other "
         "classes, not with another training seed."
     )
-    return el("div", el("ul", sentences, class_="verdict"), el("p", caveat, class_="small"), class_="verdict-box")
+    return verdict(methods, caveat)
 
 
 def _clause(report: Report, one: Measured, other: Measured) -> Html | None:

@@ -8,7 +8,7 @@ from fieldmark.report.charts import IntervalRow, data_table, interval_chart
 from fieldmark.report.elva.inputs import ROLE_WORDS, ElvaReport, EmbedderRow
 from fieldmark.report.html import Html, el, join
 from fieldmark.report.measure import points, signed
-from fieldmark.report.page import Section, missing
+from fieldmark.report.page import Section, missing, verdict
 from fieldmark.report.svg import marker_icon
 
 Figures = Mapping[str, Any]
@@ -57,21 +57,19 @@ def paired_difference(one: EmbedderRow, other: EmbedderRow, seed: int) -> Interv
 
 def _verdict(report: ElvaReport, rows: Sequence[EmbedderRow]) -> Html:
     """What the figures say, in sentences that do not say more."""
-    sentences = []
+    methods: list[tuple[list[str | Html], list[Html]]] = []
     for one in rows:
         value = _get(one.figures, "multi_grain", "mean")
         if one.role != "method" or value is None:
             continue
         clauses = [clause for other in rows if other is not one and (clause := _clause(report, one, other))]
-        head = [el("strong", one.title), f" finds {points(value)} % of the queries of several grains"]
-        sentences.append(el("li", head, ":" if clauses else ".", el("ul", clauses) if clauses else None))
-    if not sentences:
-        return missing("No row of this report has the role “method”: the figures stand for themselves.")
+        head: list[str | Html] = [el("strong", one.title), f" finds {points(value)} % of the queries of several grains"]
+        methods.append((head, clauses))
     caveat = (
         "Differences are taken query by query; intervals are at 95 % and resample the queries: they say how far a "
         "figure could move with other queries, not with another training seed."
     )
-    return el("div", el("ul", sentences, class_="verdict"), el("p", caveat, class_="small"), class_="verdict-box")
+    return verdict(methods, caveat)
 
 
 def _clause(report: ElvaReport, one: EmbedderRow, other: EmbedderRow) -> Html | None:
