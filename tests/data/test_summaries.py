@@ -6,13 +6,17 @@ import pytest
 
 from fieldmark.data.summaries import KnownSummary, read_summaries, summary_lines
 
-KNOWN = [KnownSummary("query", "20:1", "a red bill, écru"), KnownSummary("candidate", "20:1", "leg color red")]
+KNOWN = [
+    KnownSummary("query", "20:1", "a red bill, écru"),
+    KnownSummary("candidate", "20:1", "leg color red"),
+    KnownSummary("query", "20:1", "a red bill"),
+]
 
 
 def test_written_lines_are_read_back(tmp_path: Path):
     file = tmp_path / "summaries.jsonl"
     file.write_text(summary_lines(KNOWN) + "\n", encoding="utf-8")
-    assert read_summaries(file) == KNOWN, "a query and a candidate may share an id"
+    assert read_summaries(file) == KNOWN, "ids are shared: by a query and a candidate, by two summaries"
 
 
 @pytest.mark.parametrize(
@@ -25,7 +29,7 @@ def test_written_lines_are_read_back(tmp_path: Path):
         ('{"qid": "1", "summary": " "}\n', "needs an id and words"),
         ('{"qid": "1", "summary": 3}\n', "line 1 is not"),
         ('["qid"]\n', "line 1 is not"),
-        ('{"qid": "1", "summary": "x"}\n{"qid": "1", "summary": "y"}\n', "line 2: query '1' is summed up twice"),
+        ('{"qid": "1", "summary": "x"}\n{"qid": "1", "summary": "x"}\n', "line 2: query '1' has this summary already"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, named: str):

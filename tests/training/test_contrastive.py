@@ -23,9 +23,10 @@ from fieldmark.models.universal_embedder import load_embedder
 from fieldmark.training.config import ScheduleConfig
 from fieldmark.training.contrastive import Contrastive, train_contrastive
 from fieldmark.training.contrastive_config import ContrastiveConfig, EmbedderModelConfig, HeldOutConfig
+from fieldmark.training.contrastive_loss import contrastive_loss
 from fieldmark.training.log import read_log
 from fieldmark.training.optimiser import AdapterOptimiserConfig
-from fieldmark.training.rehearsal import RehearsalConfig
+from fieldmark.training.rehearsal import Rehearsal, RehearsalConfig
 from fieldmark.training.retrieval_data import RetrievalDataConfig, load_training_task
 
 
@@ -176,6 +177,57 @@ def test_rehearsal_adds_the_cross_entropy_of_summaries(rehearsing, monkeypatch):
         assert scale > 0 and torch.allclose(fast[name], expected, rtol=1e-3, atol=1e-4 * scale), name
 
 
+def test_a_share_of_the_batch_is_contrasted_behind_its_summaries(rehearsing, monkeypatch):
+    """The twin: one request at a time, behind its summary or in one word, in one graph."""
+    config = without_dropout(rehearsing)
+    config = replace(config, rehearsal=replace(config.rehearsal, contrasted=0.5))
+    monkeypatch.setattr(Rehearsal, "backward", lambda *_: 0.0)  # twinned above
+    run, figures = one_step(config, monkeypatch)
+    fast = gradients(run)
+
+    run.model.zero_grad()
+    run.model.eval()
+    known = {(one.of, one.id): one.summary for one in read_summaries(Path(config.rehearsal.path))}
+    examples = run.batches.batch(0)
+    asked = run._requests(examples, [None] * 24, batch=0)
+    summaries = run._summaries(examples, batch=0)
+    rows = []
+    for number, (request, summary) in enumerate(zip(asked, summaries, strict=True)):
+        if summary is None:
+            rows.append(run.model.embed_one_word([request])[0])
+            continue
+        kind = "query" if number < len(examples) else "candidate"
+        ids = run.model.backbone.tokenizer(known[kind, request.item.id], add_special_tokens=False)["input_ids"]
+        assert summary.tolist() == [*ids, run.model.summary_id]
+        seen = run.model.pictures([request])
+        prompt = run.model.prompt(request, "generative")
+        batch = run.model.backbone.embed([prompt], seen.vision, seen.of, suffixes=[summary.tolist()])
+        rows.append(F.normalize(run.model.backbone.decode_prompts(batch)[0, -1], dim=0))
+    behind = [summary is not None for summary in summaries]
+    assert 0 < sum(behind[:8]) < 8 and 0 < sum(behind[8:]) < len(behind) - 8, "both, of queries and of candidates"
+    loss, _ = contrastive_loss(torch.stack(rows), run._ids(examples), config.temperature)
+    loss.backward()
+
+    assert figures["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    for name, gradient in gradients(run).items():
+        scale = float(gradient.abs().max())
+        assert scale > 0 and torch.allclose(fast[name], gradient, rtol=1e-3, atol=1e-4 * scale), name
+
+
+def test_each_step_draws_its_summaries_anew_and_alike_in_every_process(rehearsing):
+    config = replace(rehearsing, rehearsal=replace(rehearsing.rehearsal, contrasted=0.7))
+    run = Contrastive(config)
+    with run:
+        places = list(range(len(run.train.queries)))
+        first, again, later = (run.rehearsal.contrasted(run.model, places, batch) for batch in (0, 0, 1))
+        pattern = [[one is None for one in drawn] for drawn in (first, again, later)]
+        assert pattern[0] == pattern[1] != pattern[2]
+        share = 1 - sum(pattern[0] + pattern[2]) / (2 * len(places))
+        assert 0.5 < share < 0.9
+        few = run.rehearsal.contrasted(run.model, places[3:5], 0)
+        assert [one is None for one in few] == pattern[0][3:5], "of the others in the batch nothing depends"
+
+
 def test_neither_chunks_nor_decoding_processes_change_the_gradient(config, monkeypatch):
     plain = gradients(one_step(replace(without_dropout(config), chunk_size=100), monkeypatch)[0])
     ahead = replace(config.data, workers=1)
@@ -208,8 +260,8 @@ def test_training_learns_and_the_saved_embedder_is_the_trained_one(config):
 
 
 def test_resume_after_a_crash_is_exact(rehearsing, tmp_path, monkeypatch):
-    """Dropout, wordings, positives, negatives and rehearsed summaries are drawn again as they were."""
-    config = rehearsing
+    """Dropout, wordings, positives, negatives and summaries are drawn again as they were."""
+    config = replace(rehearsing, rehearsal=replace(rehearsing.rehearsal, contrasted=0.5))
     train_contrastive(config)
     broken = replace(config, run=str(tmp_path / "broken"))
     real, calls = Contrastive.step, []
@@ -273,6 +325,7 @@ def test_stage_one_on_triplets_then_stage_two_on_top(config, tmp_path):
 def test_two_processes_train_the_same_adapter_as_one(rehearsing, tmp_path):
     """Through torchrun's variables and the command line, dropout off: 3 steps, up to float noise."""
     config = without_dropout(rehearsing)
+    config = replace(config, rehearsal=replace(config.rehearsal, contrasted=0.5))
     train_contrastive(config)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -284,7 +337,7 @@ def test_two_processes_train_the_same_adapter_as_one(rehearsing, tmp_path):
         "model.adapter.dropout": 0, "model.embedder.image_size": 16, "batch_size": 8, "chunk_size": 5,
         "hard_negatives": 1, "optimiser.lr": 3e-3, "schedule.steps": 3, "schedule.validate_every": 3,
         "schedule.checkpoint_every": 1, "rehearsal": config.rehearsal.path, "rehearsal.per_step": 5,
-        "rehearsal.weight": 0.5,
+        "rehearsal.weight": 0.5, "rehearsal.contrasted": 0.5,
     }  # fmt: skip
     command = [sys.executable, "-m", "fieldmark", "train", "contrastive", *(f"--{k}={v}" for k, v in options.items())]
     where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -331,6 +384,20 @@ def test_bad_input_is_named_before_anything_is_written(config, change, named):
 def test_bad_configuration_is_named(config, change, named):
     with pytest.raises(ValueError, match=named):
         replace(config, **change)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"per_step": 0}, "per_step of at least 1"),
+        ({"weight": 0.0}, "a positive weight"),
+        ({"path": "x", "contrasted": 1.5}, "from 0 to 1, got 1.5"),
+        ({"contrasted": 0.5}, "set rehearsal.path"),
+    ],
+)
+def test_bad_rehearsal_is_named(settings, named):
+    with pytest.raises(ValueError, match=named):
+        RehearsalConfig(**settings)
 
 
 def test_generative_mode_is_refused(config):

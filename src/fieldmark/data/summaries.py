@@ -28,14 +28,14 @@ _KEYS: dict[str, Literal["query", "candidate"]] = {"qid": "query", "did": "candi
 
 
 def read_summaries(path: Path) -> list[KnownSummary]:
-    """The lines of a JSONL file.
+    """The lines of a JSONL file. One query or candidate may have several summaries, a line each.
 
     Raises:
-        ValueError: no such file, a line that is none of these, something that is summed up twice, or no line at all.
+        ValueError: no such file, a line that is none of these, a line that is there twice, or no line at all.
     """
     if not path.is_file():
         raise ValueError(f"there is no file of summaries {path}: `fieldmark data summaries` writes one")
-    found: dict[tuple[str, str], KnownSummary] = {}
+    found: dict[KnownSummary, None] = {}
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -49,12 +49,12 @@ def read_summaries(path: Path) -> list[KnownSummary]:
                 raise ValueError(
                     f'{where} is not {{"qid": …, "summary": …}} or {{"did": …, "summary": …}} ({error})'
                 ) from error
-            if (one.of, one.id) in found:
-                raise ValueError(f"{where}: {one.of} {one.id!r} is summed up twice")
-            found[one.of, one.id] = one
+            if one in found:
+                raise ValueError(f"{where}: {one.of} {one.id!r} has this summary already")
+            found[one] = None
     if not found:
         raise ValueError(f"{path} holds no summary")
-    return list(found.values())
+    return list(found)
 
 
 def summary_lines(summaries: Iterable[KnownSummary]) -> str:

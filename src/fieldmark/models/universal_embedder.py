@@ -211,18 +211,27 @@ class UniversalEmbedder(nn.Module):
 
     def embed_one_word(self, requests: Sequence[Request]) -> Tensor:
         """Embeddings (n, D) float32, L2-normalised, in one-word mode, in one pass, with gradient."""
-        prompts = [self.prompt(request, "one_word") for request in requests]
-        return self._embed(prompts, self.pictures(requests))
+        return self.embed_summaries(requests, [None] * len(requests))
 
-    def embed_summaries(self, requests: Sequence[Request], summaries: Sequence[Tensor]) -> Tensor:
-        """Embeddings (n, D) of given summaries, with gradient: the states at [RET] behind them.
+    def embed_summaries(self, requests: Sequence[Request], summaries: Sequence[Tensor | None]) -> Tensor:
+        """Embeddings (n, D) float32, L2-normalised, of given summaries, in one pass, with gradient: the states at
+        [RET] behind them.
 
-        summaries: per request int64 (T,), as drawn; a stop token at the end is replaced by [RET].
+        summaries: per request int64 (T,), as drawn; a stop token at the end is replaced by [RET]. None: the request is
+        embedded in one word.
         """
-        ids = [one.tolist() for one in summaries]
-        ends = [one[:-1] if one and one[-1] in self.stop_ids else one for one in ids]
-        prompts = [self.prompt(request, "generative") for request in requests]
-        return self._embed(prompts, self.pictures(requests), [[*one, self.summary_id] for one in ends])
+        prompts = [
+            self.prompt(request, "one_word" if summary is None else "generative")
+            for request, summary in zip(requests, summaries, strict=True)
+        ]
+        return self._embed(prompts, self.pictures(requests), [self._ending(summary) for summary in summaries])
+
+    def _ending(self, summary: Tensor | None) -> list[int]:
+        """The summary's tokens with one [RET] behind them."""
+        if summary is None:
+            return []
+        ids = summary.tolist()
+        return [*(ids[:-1] if ids and ids[-1] in self.stop_ids else ids), self.summary_id]
 
     def _embed(
         self, prompts: Sequence[PromptTokens], pictures: Pictures, suffixes: Sequence[Sequence[int]] | None = None

@@ -124,11 +124,12 @@ class Contrastive(Loop):
             pictures = self._next_pictures()
             count = len(examples) + len(_candidates(examples))
             requests = self._requests(examples, pictures[:count], batch)
+        summaries = self._summaries(examples, batch)
         ids = self._ids(examples)
         self.progress.batches += 1
 
         # The longest first: if a chunk does not fit the memory, the first step says so.
-        lengths = torch.tensor([_num_tokens(self.model, one) for one in requests])
+        lengths = torch.tensor([_num_tokens(self.model, *one) for one in zip(requests, summaries, strict=True)])
         order = lengths.argsort(descending=True, stable=True)
         chunks = [chunk.tolist() for chunk in order.split(config.chunk_size)]
         place = order.argsort()
@@ -137,7 +138,7 @@ class Contrastive(Loop):
         self.zero_grad()
         with self.log.phase("embed"), self._dropout():
             figures = backward_in_chunks(
-                lambda chunk: self.model.embed_one_word([requests[i] for i in chunk]),
+                lambda chunk: self.model.embed_summaries([requests[i] for i in chunk], [summaries[i] for i in chunk]),
                 chunks,
                 lambda rows: contrastive_loss(rows[place], ids, config.temperature),
                 self.model.backbone.device,
@@ -190,6 +191,14 @@ class Contrastive(Loop):
         return [
             Request(item, instruction, picture) for (item, instruction), picture in zip(asked, pictures, strict=True)
         ]
+
+    def _summaries(self, examples: Sequence[Example], batch: int) -> list[Tensor | None]:
+        """Per request the summary behind which it is embedded, [RET] included; None: in one word."""
+        first = self.batches.num_queries
+        places = [*(e.query for e in examples), *(first + c for c in _candidates(examples))]
+        if self.rehearsal is None:
+            return [None] * len(places)
+        return self.rehearsal.contrasted(self.model, places, batch)
 
     def _ids(self, examples: Sequence[Example]) -> BatchIds:
         known = [torch.tensor(self.batches.positives[e.query]) for e in examples]
@@ -257,9 +266,11 @@ def _candidates(examples: Sequence[Example]) -> list[int]:
     return [*(e.positive for e in examples), *(n for e in examples for n in e.negatives)]
 
 
-def _num_tokens(model: UniversalEmbedder, request: Request) -> int:
+def _num_tokens(model: UniversalEmbedder, request: Request, summary: Tensor | None) -> int:
     patches = count_tokens(model.backbone, request, model.config.image_size)
-    return len(model.prompt(request, "one_word").ids) + patches
+    if summary is None:
+        return len(model.prompt(request, "one_word").ids) + patches
+    return len(model.prompt(request, "generative").ids) + patches + len(summary)
 
 
 def _padding(lengths: Tensor, chunks: Sequence[Sequence[int]]) -> float:

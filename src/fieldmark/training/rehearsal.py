@@ -7,7 +7,9 @@ of people, are replayed beside each contrastive batch:
 
     L = L_InfoNCE − λ / |T| · Σ_t log π(y_t)        T: tokens of the step's summaries, the [RET] behind each included
 
-which is the policy gradient of summaries that all have the advantage 1. Not part of ELVA.
+which is the policy gradient of summaries that all have the advantage 1. A share of the batch may be contrasted behind
+its known summaries (``contrasted``): a state at [RET] that was only ever trained behind a bare prompt takes a summary
+for a disturbance. Not part of ELVA.
 """
 
 from collections.abc import Sequence
@@ -43,12 +45,19 @@ class RehearsalConfig:
     """Summaries a step, of all processes together."""
     weight: float = 1.0
     """λ, weight of their cross-entropy beside InfoNCE."""
+    contrasted: float = 0.0
+    """Share of the batch's queries and candidates, of those that have a known summary, whose embedding is read behind
+    it, as the third stage will read it, instead of in one word. 0: none."""
 
     def __post_init__(self) -> None:
         if self.per_step < 1 or not 0 < self.weight < float("inf"):
             raise ValueError(
                 f"rehearsal needs per_step of at least 1 and a positive weight, got {self.per_step} and {self.weight}"
             )
+        if not 0 <= self.contrasted <= 1:
+            raise ValueError(f"rehearsal.contrasted is a share, from 0 to 1, got {self.contrasted}")
+        if self.contrasted and self.path is None:
+            raise ValueError("rehearsal.contrasted needs summaries: set rehearsal.path (`fieldmark data summaries`)")
 
 
 class Rehearsal:
@@ -71,6 +80,9 @@ class Rehearsal:
         ]
         if not self._known:
             raise ValueError(f"{config.path} sums up no query and no candidate of {task.name}: is it of other data?")
+        self._of: dict[int, list[str]] = {}
+        for place, summary in self._known:
+            self._of.setdefault(place, []).append(summary)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -78,6 +90,26 @@ class Rehearsal:
     def places(self, batch: int) -> list[int]:
         """What this process rehearses beside batch number ``batch``: places among queries, then candidates."""
         return [place for place, _ in self._drawn(batch)]
+
+    def contrasted(self, model: UniversalEmbedder, places: Sequence[int], batch: int) -> list[Tensor | None]:
+        """Behind which summary each of a batch's requests is embedded: token ids, one of those known; None: in one
+        word.
+
+        places: as of `places`. The same request of the same batch gets the same summary in every process.
+        """
+        found: list[Tensor | None] = []
+        for place in places:
+            known = self._of.get(place, ())
+            rng = np.random.default_rng([self._seed, 7, batch, place])
+            chosen = known and rng.random() < self._config.contrasted
+            found.append(self._ids(model, known[rng.integers(len(known))]) if chosen else None)
+        return found
+
+    @staticmethod
+    def _ids(model: UniversalEmbedder, summary: str) -> Tensor:
+        """The summary's tokens, [RET] behind them."""
+        ids = model.backbone.tokenizer(summary, add_special_tokens=False)["input_ids"]
+        return torch.tensor([*ids, model.summary_id])
 
     def backward(self, model: UniversalEmbedder, batch: int, pictures: Sequence[Tensor | None]) -> float:
         """Add this process's part of the gradient; returns the mean −log π of all processes' tokens, in nats.
@@ -87,11 +119,7 @@ class Rehearsal:
         drawn = self._drawn(batch)
         rng = np.random.default_rng([self._seed, 6, batch])
         requests = [self._request(place, picture, rng) for (place, _), picture in zip(drawn, pictures, strict=True)]
-        tokenizer = model.backbone.tokenizer
-        ids = [
-            torch.tensor([*tokenizer(text, add_special_tokens=False)["input_ids"], model.summary_id])
-            for _, text in drawn
-        ]
+        ids = [self._ids(model, text) for _, text in drawn]
         seen = model.pictures(requests)
         one = torch.ones(1)
         groups = [
