@@ -39,7 +39,7 @@ def test_two_stages_and_a_moved_row_come_back(family, tmp_path):
     with torch.no_grad():
         embedder.summary_token.row.add_(0.1)
     embedder.save_pretrained(tmp_path / "saved")
-    again = UniversalEmbedder.from_pretrained(tmp_path / "saved")
+    again = load_embedder(tmp_path / "saved")
     assert again.config == CONFIG and not again.training and again.base == str(family)
     for mine, theirs in ((embedder, again), (again, embedder)):
         torch.testing.assert_close(

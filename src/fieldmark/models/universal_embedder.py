@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -184,11 +183,6 @@ class UniversalEmbedder(nn.Module):
         )
         write_files(Path(folder), description, self.backbone, self.summary_token, self.folded)
 
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, base: str | Path | None = None, **options: Any) -> "UniversalEmbedder":
-        """`load_embedder`."""
-        return load_embedder(folder, base, **options)
-
     # ---- what is asked
 
     def prompt(self, request: Request, mode: Mode | None = None) -> PromptTokens:
@@ -214,8 +208,7 @@ class UniversalEmbedder(nn.Module):
         return self.embed_summaries(requests, [None] * len(requests))
 
     def embed_summaries(self, requests: Sequence[Request], summaries: Sequence[Tensor | None]) -> Tensor:
-        """Embeddings (n, D) float32, L2-normalised, of given summaries, in one pass, with gradient: the states at
-        [RET] behind them.
+        """Embeddings (n, D) float32, L2-normalised, of given summaries, in one pass: the states at [RET] behind them.
 
         summaries: per request int64 (T,), as drawn; a stop token at the end is replaced by [RET]. None: the request is
         embedded in one word.
