@@ -106,7 +106,7 @@ def test_a_step_is_the_gradient_of_a_plain_graph(config, monkeypatch):
     run.model.eval()
     task, embedded, wanted = run.train, {}, {}
     examples = run.batches.batch(0)
-    asked = run._requests(examples, [None] * 24, batch=0)  # for the wording that the step drew
+    asked, _ = run._requests(examples, [None] * 24, batch=0)  # for the wording that the step drew
     for e, request in zip(examples, asked[:8], strict=True):
         query = task.queries[e.query]
         assert request.item == query.item and request.instruction in query.wordings
@@ -180,7 +180,7 @@ def test_rehearsal_adds_the_cross_entropy_of_summaries(rehearsing, monkeypatch):
 def test_a_share_of_the_batch_is_contrasted_behind_its_summaries(rehearsing, monkeypatch):
     """The twin: one request at a time, behind its summary or in one word, in one graph."""
     config = without_dropout(rehearsing)
-    config = replace(config, rehearsal=replace(config.rehearsal, contrasted=0.5))
+    config = replace(config, rehearsal=replace(config.rehearsal, contrasted=0.6, alone=0.4))
     monkeypatch.setattr(Rehearsal, "backward", lambda *_: 0.0)  # twinned above
     run, figures = one_step(config, monkeypatch)
     fast = gradients(run)
@@ -189,9 +189,8 @@ def test_a_share_of_the_batch_is_contrasted_behind_its_summaries(rehearsing, mon
     run.model.eval()
     known = {(one.of, one.id): one.summary for one in read_summaries(Path(config.rehearsal.path))}
     examples = run.batches.batch(0)
-    asked = run._requests(examples, [None] * 24, batch=0)
-    summaries = run._summaries(examples, batch=0)
-    rows = []
+    asked, summaries = run._requests(examples, [None] * 24, batch=0)
+    rows, hidden = [], 0
     for number, (request, summary) in enumerate(zip(asked, summaries, strict=True)):
         if summary is None:
             rows.append(run.model.embed_one_word([request])[0])
@@ -199,12 +198,20 @@ def test_a_share_of_the_batch_is_contrasted_behind_its_summaries(rehearsing, mon
         kind = "query" if number < len(examples) else "candidate"
         ids = run.model.backbone.tokenizer(known[kind, request.item.id], add_special_tokens=False)["input_ids"]
         assert summary.tolist() == [*ids, run.model.summary_id]
-        seen = run.model.pictures([request])
-        prompt = run.model.prompt(request, "generative")
-        batch = run.model.backbone.embed([prompt], seen.vision, seen.of, suffixes=[summary.tolist()])
+        if request.hidden:
+            hidden += 1
+            filled = run.model.config.generative_prompt.replace("{text}\n{instruction}\n", "")
+            prompt = run.model.backbone.chat_prompt(filled.replace("{content}", ""), 0)
+            seen = run.model.pictures([])
+            batch = run.model.backbone.embed([prompt], seen.vision, [()], suffixes=[summary.tolist()])
+        else:
+            seen = run.model.pictures([request])
+            prompt = run.model.prompt(request, "generative")
+            batch = run.model.backbone.embed([prompt], seen.vision, seen.of, suffixes=[summary.tolist()])
         rows.append(F.normalize(run.model.backbone.decode_prompts(batch)[0, -1], dim=0))
     behind = [summary is not None for summary in summaries]
     assert 0 < sum(behind[:8]) < 8 and 0 < sum(behind[8:]) < len(behind) - 8, "both, of queries and of candidates"
+    assert 0 < hidden < sum(behind)
     loss, _ = contrastive_loss(torch.stack(rows), run._ids(examples), config.temperature)
     loss.backward()
 
@@ -215,17 +222,23 @@ def test_a_share_of_the_batch_is_contrasted_behind_its_summaries(rehearsing, mon
 
 
 def test_each_step_draws_its_summaries_anew_and_alike_in_every_process(rehearsing):
-    config = replace(rehearsing, rehearsal=replace(rehearsing.rehearsal, contrasted=0.7))
+    config = replace(rehearsing, rehearsal=replace(rehearsing.rehearsal, contrasted=0.7, alone=0.5))
     run = Contrastive(config)
     with run:
+        assert run.rehearsal is not None
         places = list(range(len(run.train.queries)))
-        first, again, later = (run.rehearsal.contrasted(run.model, places, batch) for batch in (0, 0, 1))
-        pattern = [[one is None for one in drawn] for drawn in (first, again, later)]
-        assert pattern[0] == pattern[1] != pattern[2]
-        share = 1 - sum(pattern[0] + pattern[2]) / (2 * len(places))
-        assert 0.5 < share < 0.9
-        few = run.rehearsal.contrasted(run.model, places[3:5], 0)
-        assert [one is None for one in few] == pattern[0][3:5], "of the others in the batch nothing depends"
+        requests = [Request(q.item, q.instruction) for q in run.train.queries]
+
+        def drawn(some: slice, batch: int) -> list[tuple[bool, bool]]:
+            asked, summaries = run.rehearsal.behind_summaries(run.model, requests[some], places[some], batch)
+            return [(s is not None, a.hidden) for a, s in zip(asked, summaries, strict=True)]
+
+        first, later = drawn(slice(None), 0), drawn(slice(None), 1)
+        assert first == drawn(slice(None), 0) != later
+        assert drawn(slice(3, 6), 0) == first[3:6], "nothing depends on the others of the batch"
+        behind, hidden = (sum(one[i] for one in first + later) for i in (0, 1))
+        assert 0.5 < behind / (2 * len(places)) < 0.9 and 0.3 < hidden / behind < 0.7
+        assert not any(h and not b for b, h in first + later), "in one word the prompt is all there is"
 
 
 def test_neither_chunks_nor_decoding_processes_change_the_gradient(config, monkeypatch):
@@ -393,6 +406,8 @@ def test_bad_configuration_is_named(config, change, named):
         ({"weight": 0.0}, "a positive weight"),
         ({"path": "x", "contrasted": 1.5}, "from 0 to 1, got 1.5"),
         ({"contrasted": 0.5}, "set rehearsal.path"),
+        ({"path": "x", "contrasted": 0.5, "alone": -0.1}, "from 0 to 1, got -0.1"),
+        ({"path": "x", "alone": 0.5}, "set contrasted"),
     ],
 )
 def test_bad_rehearsal_is_named(settings, named):

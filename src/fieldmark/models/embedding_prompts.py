@@ -72,21 +72,27 @@ class Request:
 
     item: its text is read from here; its picture, too, if none is given decoded. instruction: what kind of candidate
     is wanted; "" for candidates. picture: decoded, uint8 (H, W, 3), sides multiples of patch_size * merge_size; or
-    several, such as the frames of a film.
+    several, such as the frames of a film. hidden: the prompt leaves all of it away, so that a summary is all there is
+    to read.
     """
 
     item: Item
     instruction: str = ""
     picture: Tensor | Sequence[Tensor] | None = None
+    hidden: bool = False
 
     @property
     def num_pictures(self) -> int:
+        if self.hidden:
+            return 0
         if self.picture is None:
             return int(self.item.image is not None)
         return 1 if isinstance(self.picture, Tensor) else len(self.picture)
 
     def pictures(self) -> list[Tensor | Path]:
         """The decoded pictures, or the file in which the picture is."""
+        if self.hidden:
+            return []
         if self.picture is None:
             return [] if self.item.image is None else [self.item.image]
         return [self.picture] if isinstance(self.picture, Tensor) else list(self.picture)
@@ -113,11 +119,11 @@ class PromptWriter:
 
     def write(self, request: Request, config: EmbedderConfig, mode: Mode) -> WrittenPrompt:
         """mode: counts instead of the configuration's."""
-        text, was_cut = self._cut(request.item.text or "", config.max_text_tokens)
+        shown, instruction = ("", "") if request.hidden else (request.item.text or "", request.instruction)
+        text, was_cut = self._cut(shown, config.max_text_tokens)
         count = request.num_pictures
-        has_words = bool(text or request.instruction)
-        content = " and ".join(["image"] * bool(count) + ["sentence"] * has_words)
-        values = {"text": text, "instruction": request.instruction, "content": content}
+        content = " and ".join(["image"] * bool(count) + ["sentence"] * bool(text or instruction))
+        values = {"text": text, "instruction": instruction, "content": content}
         template = config.one_word_prompt if mode == "one_word" else config.generative_prompt
         ids: list[int] = []
         for number, run in enumerate(_filled(template, values)):

@@ -123,8 +123,7 @@ class Contrastive(Loop):
         with self.log.phase("pictures"):
             pictures = self._next_pictures()
             count = len(examples) + len(_candidates(examples))
-            requests = self._requests(examples, pictures[:count], batch)
-        summaries = self._summaries(examples, batch)
+            requests, summaries = self._requests(examples, pictures[:count], batch)
         ids = self._ids(examples)
         self.progress.batches += 1
 
@@ -180,25 +179,24 @@ class Contrastive(Loop):
             self._pictures = self.loader.iterate(numbers)
         return next(self._pictures)
 
-    def _requests(self, examples: Sequence[Example], pictures: Sequence[Tensor | None], batch: int) -> list[Request]:
-        """Queries, their positives, then hard negatives."""
+    def _requests(
+        self, examples: Sequence[Example], pictures: Sequence[Tensor | None], batch: int
+    ) -> tuple[list[Request], list[Tensor | None]]:
+        """Queries, their positives, then hard negatives; and the summary behind which each is embedded, if any."""
         queries = [
             self.train.queries[e.query].reworded(np.random.default_rng([self.config.seed, 3, batch, e.query]))
             for e in examples
         ]
         asked = [(query.item, query.instruction) for query in queries]
         asked += [(self.train.candidates[c], "") for c in _candidates(examples)]
-        return [
+        requests = [
             Request(item, instruction, picture) for (item, instruction), picture in zip(asked, pictures, strict=True)
         ]
-
-    def _summaries(self, examples: Sequence[Example], batch: int) -> list[Tensor | None]:
-        """Per request the summary behind which it is embedded, [RET] included; None: in one word."""
+        if self.rehearsal is None:
+            return requests, [None] * len(requests)
         first = self.batches.num_queries
         places = [*(e.query for e in examples), *(first + c for c in _candidates(examples))]
-        if self.rehearsal is None:
-            return [None] * len(places)
-        return self.rehearsal.contrasted(self.model, places, batch)
+        return self.rehearsal.behind_summaries(self.model, requests, places, batch)
 
     def _ids(self, examples: Sequence[Example]) -> BatchIds:
         known = [torch.tensor(self.batches.positives[e.query]) for e in examples]

@@ -13,7 +13,7 @@ for a disturbance. Not part of ELVA.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,16 +48,22 @@ class RehearsalConfig:
     contrasted: float = 0.0
     """Share of the batch's queries and candidates, of those that have a known summary, whose embedding is read behind
     it, as the third stage will read it, instead of in one word. 0: none."""
+    alone: float = 0.0
+    """Share of these whose prompt is left empty, so that the embedding has nothing to go by but the summary: where the
+    prompt says it all, an embedding learns to pass summaries over."""
 
     def __post_init__(self) -> None:
         if self.per_step < 1 or not 0 < self.weight < float("inf"):
             raise ValueError(
                 f"rehearsal needs per_step of at least 1 and a positive weight, got {self.per_step} and {self.weight}"
             )
-        if not 0 <= self.contrasted <= 1:
-            raise ValueError(f"rehearsal.contrasted is a share, from 0 to 1, got {self.contrasted}")
+        for name in ("contrasted", "alone"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"rehearsal.{name} is a share, from 0 to 1, got {getattr(self, name)}")
         if self.contrasted and self.path is None:
             raise ValueError("rehearsal.contrasted needs summaries: set rehearsal.path (`fieldmark data summaries`)")
+        if self.alone and not self.contrasted:
+            raise ValueError("rehearsal.alone is a share of what is contrasted behind summaries: set contrasted, too")
 
 
 class Rehearsal:
@@ -91,19 +97,23 @@ class Rehearsal:
         """What this process rehearses beside batch number ``batch``: places among queries, then candidates."""
         return [place for place, _ in self._drawn(batch)]
 
-    def contrasted(self, model: UniversalEmbedder, places: Sequence[int], batch: int) -> list[Tensor | None]:
-        """Behind which summary each of a batch's requests is embedded: token ids, one of those known; None: in one
+    def behind_summaries(
+        self, model: UniversalEmbedder, requests: Sequence[Request], places: Sequence[int], batch: int
+    ) -> tuple[list[Request], list[Tensor | None]]:
+        """What of a batch's requests is embedded, and behind which summary: token ids, [RET] included; None: in one
         word.
 
-        places: as of `places`. The same request of the same batch gets the same summary in every process.
+        places: the requests', as of `places`. What is drawn for a place depends on nothing else in the batch.
         """
-        found: list[Tensor | None] = []
-        for place in places:
+        summaries: list[Tensor | None] = [None] * len(requests)
+        asked = list(requests)
+        for i, place in enumerate(places):
             known = self._of.get(place, ())
             rng = np.random.default_rng([self._seed, 7, batch, place])
-            chosen = known and rng.random() < self._config.contrasted
-            found.append(self._ids(model, known[rng.integers(len(known))]) if chosen else None)
-        return found
+            if known and rng.random() < self._config.contrasted:
+                asked[i] = replace(requests[i], hidden=bool(rng.random() < self._config.alone))
+                summaries[i] = self._ids(model, known[rng.integers(len(known))])
+        return asked, summaries
 
     @staticmethod
     def _ids(model: UniversalEmbedder, summary: str) -> Tensor:
