@@ -35,6 +35,7 @@ from fieldmark.models.embedding_prompts import Request
 from fieldmark.models.universal_embedder import Pictures, Summary
 from fieldmark.policy.gradient import Backpropagated, Reference, backpropagate
 from fieldmark.policy.query_groups import Candidates, QueryGroup, RankingScorer, similarity_to_positive
+from fieldmark.policy.reward_preferences import reward_preferences
 from fieldmark.policy.rollouts import mean_logprob_gap
 from fieldmark.training.candidate_embeddings import CandidateEmbedder
 from fieldmark.training.elva_config import ElvaConfig
@@ -157,7 +158,7 @@ class Elva(Loop):
         # 6. One step of AdamW.
         with log.phase("update"):
             update = self.update({"policy": found.loss, "divergence": found.divergence})
-        return {**_describe(groups), **_describe_update(found, self.config), **update}
+        return {**_describe(groups), **reward_preferences(groups), **_describe_update(found, self.config), **update}
 
     # ---- 1
 

@@ -12,6 +12,8 @@ SIGNALS: Mapping[str, str] = {
     "reward": "reward",
     "reward_std": "its spread within groups",
     "signal": "groups with signal",
+    "reward_by_tokens": "reward by length",
+    "reward_by_grains": "reward by grains named",
     "entropy": "entropy of a token, nats",
     "distinct": "different summaries",
     "kl": "KL",

@@ -29,6 +29,20 @@ PANELS = (
     ),
     Panel("reward_std", "Spread of rewards", "Standard deviation within groups, mean.", False, True),
     Panel(
+        "reward_by_tokens",
+        "Does length pay?",
+        "Correlation of reward and length within groups: below 0, the reward pays for brevity.",
+        False,
+        True,
+    ),
+    Panel(
+        "reward_by_grains",
+        "Does naming grains pay?",
+        "Correlation of reward and the share of grains that a summary names, within groups.",
+        False,
+        True,
+    ),
+    Panel(
         "entropy",
         "Entropy",
         "Mean of −log π of the sampled tokens, in nats: towards 0, all summaries are alike.",
