@@ -224,7 +224,8 @@ def check_losses(step: int, **losses: Tensor | float) -> None:
     Raises:
         NonFiniteLoss: names the loss, its value, the step and what to do.
     """
-    bad = {name: float(value) for name, value in losses.items() if not math.isfinite(float(value))}
+    values = {name: value.item() if isinstance(value, Tensor) else value for name, value in losses.items()}
+    bad = {name: value for name, value in values.items() if not math.isfinite(value)}
     if bad:
         named = ", ".join(f"{name} is {value}" for name, value in bad.items())
         raise NonFiniteLoss(f"step {step}: {named}. {_REMEDY}")
