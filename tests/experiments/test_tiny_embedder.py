@@ -1,5 +1,6 @@
 """The bundled embedder's own recipe: what its summaries say, and that its steps follow each other and resume."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import torch
 from fieldmark.data.fieldguide.retrieval_queries import grain_split
 from fieldmark.data.fieldguide.species import FIELD_MARKS, is_reserved
 from fieldmark.data.fieldguide.wording import statement, statements
+from fieldmark.data.multimodal.mbeir import open_mbeir_task
+from fieldmark.data.multimodal.mbeir_layout import TaskName
 from fieldmark.data.retrieval import Item
+from fieldmark.data.summaries import read_summaries
 from fieldmark.experiments.tiny_embedder.summaries import as_example, draw_copy, draw_described
 from fieldmark.experiments.tiny_embedder.train import EMBEDDER, TinyEmbedderConfig, train_tiny_embedder
 from fieldmark.experiments.tiny_model.pictures import draw_pool
@@ -84,6 +88,10 @@ def test_four_steps_resume_and_the_export_embeds(tmp_path: Path):
         stage2_batch=4,
         species=60,
         pictures=3,
+        max_grains=2,
+        drafts=2,
+        contrasted=0.5,
+        alone=0.5,
         checkpoint_every=1,
     )
     folder = train_tiny_embedder(config, tmp_path / "run", tmp_path / "exported")
@@ -92,6 +100,11 @@ def test_four_steps_resume_and_the_export_embeds(tmp_path: Path):
     assert train_tiny_embedder(config, tmp_path / "run") == tmp_path / "run" / "stage2" / "encoder"
     assert (tmp_path / "run" / "stage2" / "encoder" / "adapter_model.safetensors").read_bytes() == written
     assert (tmp_path / "run" / "stage1" / "log.jsonl").read_bytes() == logged, "a finished stage is not trained again"
+
+    asked = open_mbeir_task(tmp_path / "run" / "collection", TaskName.parse("fieldguide_task0"), "train")[0].queries
+    assert {len(query.grains) for query in asked} == {1, 2}
+    known = Counter((one.of, one.id) for one in read_summaries(tmp_path / "run" / "stage2-summaries.jsonl"))
+    assert set(known.values()) == {1, 2}, "two drafts, which may be alike"
 
     embedder, trained = load_embedder(folder), load_embedder(tmp_path / "run" / "stage2" / "encoder")
     requests = [Request(Item("a", "bill shape hooked")), Request(Item("b", "leg color red, eye ring none"))]

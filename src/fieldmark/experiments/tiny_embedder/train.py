@@ -86,6 +86,16 @@ class TinyEmbedderConfig:
     """Species of the collection of stage 2, all but a few for training."""
     pictures: int = 12
     """Pictures of each, and a few of near misses beside them."""
+    queries: int = 4000
+    """Training queries of each direction in stage 2, at most."""
+    max_grains: int = 4
+    """Stage 2's text queries have 1 to this many grains."""
+    drafts: int = 1
+    """Known summaries of each query and candidate of stage 2, in as many draws."""
+    contrasted: float = 0.0
+    """Share of stage 2's batches that is embedded behind known summaries (`RehearsalConfig`)."""
+    alone: float = 0.0
+    """Share of these that is embedded behind the summary alone."""
     checkpoint_every: int = 50
     """Steps between checkpoints."""
     base: str = "bundled"
@@ -178,7 +188,12 @@ def _collection(config: TinyEmbedderConfig, run: Path) -> Path:
             train_share=0.9,
         )
         sizes = FieldguideRetrieval(
-            train_queries=4000, val_queries=50, test_queries=50, variants=2, validation_share=0.05
+            train_queries=config.queries,
+            val_queries=50,
+            test_queries=50,
+            max_grains=config.max_grains,
+            variants=2,
+            validation_share=0.05,
         )
         write_fieldguide_retrieval(world, sizes, folder)
     return folder
@@ -190,7 +205,12 @@ def _contrastive(config: TinyEmbedderConfig, stage: str, base: Path, collection:
     known = run / f"{stage}-summaries.jsonl"
     if not known.exists():
         rng = np.random.default_rng([config.seed, 23, first])
-        write_text(known, summary_lines(known_summaries(load_training_task(data), rng)))
+        task, drafts = load_training_task(data), 1 if first else config.drafts
+        drawn = dict.fromkeys(one for _ in range(drafts) for one in known_summaries(task, rng))
+        write_text(known, summary_lines(drawn))
+    rehearsal = RehearsalConfig(path=str(known), per_step=config.rehearsed)
+    if not first:
+        rehearsal = replace(rehearsal, contrasted=config.contrasted, alone=config.alone)
     steps, batch = (config.stage1_steps, config.stage1_batch) if first else (config.stage2_steps, config.stage2_batch)
     return ContrastiveConfig(
         run=str(run / stage),
@@ -206,7 +226,7 @@ def _contrastive(config: TinyEmbedderConfig, stage: str, base: Path, collection:
         # A chunk of its own for each half would cost another forward pass.
         chunk_size=3 * batch,
         hard_negatives=1 if first else 0,
-        rehearsal=RehearsalConfig(path=str(known), per_step=config.rehearsed),
+        rehearsal=rehearsal,
         optimiser=AdapterOptimiserConfig(lr=config.contrastive_lr),
         schedule=ScheduleConfig(
             steps=steps, validate_every=50, checkpoint_every=config.checkpoint_every, select="last"
