@@ -44,6 +44,16 @@ def by_hand(embedding, positives, negatives, c):
     return c.alpha * margin + c.epsilon * (best / (1 + math.log(r)) - c.gamma * rest)
 
 
+def test_an_unfinished_summary_earns_less():
+    candidates = Candidates(vectors(1, 2, 3, seed=1), vectors(1, 6, 3, seed=2))
+    plain, strict = (
+        RankingScorer(RankingRewardConfig(unfinished=taken)).score_query(QUERY, PROMPT, (), SUMMARIES, candidates)
+        for taken in (0.0, 0.25)
+    )
+    assert (plain.rewards - strict.rewards).tolist() == pytest.approx([0, 0, 0.25]), "the third one was forced"
+    assert strict.ranking.total.tolist() == plain.ranking.total.tolist()
+
+
 def test_rewards_and_advantages_by_hand():
     config = RankingRewardConfig()
     positives, negatives = vectors(1, 2, 3, seed=1), vectors(1, 6, 3, seed=2)

@@ -363,8 +363,8 @@ def load_embedder(
 ) -> UniversalEmbedder:
     """Load a universal embedder, in evaluation mode.
 
-    path: "bundled", "bundled-embedder", or a folder or hub name of: what `save_pretrained` wrote; a peft LoRA adapter;
-    or a whole vision-language model, such as a base that was never trained to embed, or a merged one.
+    path: a bundled name (`models.bundled`), or a folder or hub name of: what `save_pretrained` wrote; a peft LoRA
+    adapter; or a whole vision-language model, such as a base that was never trained to embed, or a merged one.
     base: the model that an adapter belongs to; default: the one that its files name.
     config: default the saved one, else `EmbedderConfig()`; somebody else's model wants the words it was trained with.
     Other arguments as for `load_backbone` and `UniversalEmbedder`.

@@ -111,7 +111,8 @@ class RankingScorer:
         alike = candidates.similarity_to_positive
         spread = None if alike is None else alike.to(negatives.device).expand_as(negatives)
         ranking = ranking_rewards(self.config, positive, negatives, spread)
-        rewards = ranking.total
+        forced = torch.tensor([summary.forced for summary in summaries])
+        rewards = ranking.total.cpu() - self.config.unfinished * forced
         if self._own is not None:
             values = [
                 self._own(

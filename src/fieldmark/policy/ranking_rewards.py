@@ -77,6 +77,9 @@ class RankingRewardConfig:
     """γ, weight of the negatives' order in R_rank. Not published; 1 over the number of negatives balances the terms."""
     log_base: float = math.e
     """Base of the logarithm in R_rank. Negatives at ranks below it are rewarded for being alike to the query."""
+    unfinished: float = 0.0
+    """Taken off the reward of a summary that did not end in [RET] by itself. Not published; a policy whose longer
+    summaries earn more may else learn to write without end."""
     function: str | None = None
     """A reward of your own instead of all this, as "package.module:function"."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -85,7 +88,7 @@ class RankingRewardConfig:
     def __post_init__(self) -> None:
         if self.ranking not in get_args(RankingKind):
             raise ValueError(f"ranking must be one of {', '.join(get_args(RankingKind))}, got {self.ranking!r}")
-        for name in ("alpha", "epsilon", "delta", "gamma"):
+        for name in ("alpha", "epsilon", "delta", "gamma", "unfinished"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a finite number of at least 0, got {getattr(self, name)}")
         if not 1 < self.log_base < math.inf:

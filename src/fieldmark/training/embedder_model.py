@@ -16,9 +16,10 @@ class EmbedderModelConfig:
     """The multimodal LLM that embeds, and what of it is trained."""
 
     base: str = "bundled"
-    """"bundled" (the tiny Fieldguide model), "bundled-embedder" (the same after stage 2), a checkpoint folder, a hub
-    id, a peft adapter's folder, a saved embedder, or the folder of a run that saved one. An adapter that it brings is
-    folded into the weights before the new one is added (and is saved with it)."""
+    """"bundled" (the tiny Fieldguide model), "bundled-embedder" (the same after stage 2), "bundled-elva-start" (after
+    a stage 2 that leaves it blind to grains), a checkpoint folder, a hub id, a peft adapter's folder, a saved embedder,
+    or the folder of a run that saved one. An adapter that it brings is folded into the weights before the new one is
+    added (and is saved with it)."""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     """The new adapter."""
     embedder: EmbedderConfig = field(default_factory=EmbedderConfig)

@@ -1,4 +1,4 @@
-"""The bundled tiny MLLM and the embedder made of it, in the layouts of published checkpoints and of saved embedders."""
+"""The bundled tiny MLLM and embedders made of it, in the layouts of published checkpoints and of saved embedders."""
 
 from pathlib import Path
 
@@ -6,6 +6,10 @@ BUNDLED = "bundled"
 """Name of the bundled model wherever a checkpoint is asked for. How it was trained: docs/tiny-model.md."""
 BUNDLED_EMBEDDER = "bundled-embedder"
 """Name of the bundled embedder wherever an embedder is asked for: the bundled model after ELVA's second stage."""
+BUNDLED_ELVA_START = "bundled-elva-start"
+"""Name of the bundled embedder that is blind to grains, from which ELVA's demo and evidence start."""
+
+_FOLDERS = {BUNDLED: ".", BUNDLED_EMBEDDER: "embedder", BUNDLED_ELVA_START: "elva_start"}
 
 
 def bundled_path() -> Path:
@@ -13,13 +17,7 @@ def bundled_path() -> Path:
     return Path(__file__).parent
 
 
-def bundled_embedder_path() -> Path:
-    """Folder of the bundled embedder: adapters that belong to the bundled model."""
-    return bundled_path() / "embedder"
-
-
 def located(checkpoint: str | Path) -> str | Path:
     """The folder that a bundled name stands for; anything else, a folder or a hub id, as it is."""
-    if str(checkpoint) == BUNDLED:
-        return bundled_path()
-    return bundled_embedder_path() if str(checkpoint) == BUNDLED_EMBEDDER else checkpoint
+    folder = _FOLDERS.get(str(checkpoint))
+    return checkpoint if folder is None else bundled_path() / folder
