@@ -166,3 +166,13 @@ def test_what_does_not_fit_is_refused(base, tmp_path):
 
     with pytest.raises(ValueError, match="another base"):
         damaged(shrink)
+
+
+def test_whoever_may_read_the_folder_may_read_every_file_of_it(base, tmp_path):
+    """safetensors writes files that their owner alone can read: a service under another user could not load them."""
+    adapt(load_embedder(base, config=CONFIG)).save_pretrained(tmp_path / "saved")
+    (tmp_path / "plain").touch()
+    usual = (tmp_path / "plain").stat().st_mode
+    files = [path for path in (tmp_path / "saved").rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"adapter_model.safetensors", "summary_token.safetensors"}
+    assert {path.stat().st_mode for path in files} == {usual}

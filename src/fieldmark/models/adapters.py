@@ -18,11 +18,11 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
 from peft.utils.other import get_pattern_key
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fieldmark.models.backbone import Backbone
-from fieldmark.models.weight_files import check_file, read_json
+from fieldmark.models.weight_files import check_file, read_json, write_tensors
 
 NAME = "default"
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -266,9 +266,7 @@ def write_adapter(saved: SavedAdapter, folder: Path, base: str) -> None:
     settings = saved.config.to_dict() | {"base_model_name_or_path": base, "inference_mode": True}
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
     text = json.dumps(plain, indent=2, sort_keys=True) + "\n"
-    save_file(
-        {key: value.contiguous() for key, value in saved.tensors.items()}, folder / WEIGHTS_FILE, {"format": "pt"}
-    )
+    write_tensors(saved.tensors, folder / WEIGHTS_FILE, {"format": "pt"})
     (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
 
 

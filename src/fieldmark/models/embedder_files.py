@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from fieldmark.models.adapters import (
     SavedAdapter,
@@ -32,7 +32,7 @@ from fieldmark.models.adapters import (
 from fieldmark.models.backbone import Backbone
 from fieldmark.models.embedding_prompts import EmbedderConfig
 from fieldmark.models.summary_token import SummaryTokenEmbedding
-from fieldmark.models.weight_files import check_file, read_json, replace_folder
+from fieldmark.models.weight_files import check_file, read_json, replace_folder, write_tensors
 
 FORMAT, VERSION = "fieldmark.universal_embedder", 1
 EMBEDDER_FILE, ROW_FILE, TOWER_FILE = "embedder.json", "summary_token.safetensors", "tower.safetensors"
@@ -85,12 +85,9 @@ def write_files(
         for number, earlier in enumerate(folded):
             write_adapter(earlier, temporary / f"folded-{number}", description.base)
         rows = {"row": token.row, "reference_row": token.reference_row}
-        save_file({key: row.detach().cpu().contiguous() for key, row in rows.items()}, temporary / ROW_FILE)
+        write_tensors(rows, temporary / ROW_FILE)
         if description.tower:
-            weights = backbone.tower.model.state_dict()
-            save_file(
-                {key: value.detach().cpu().contiguous() for key, value in weights.items()}, temporary / TOWER_FILE
-            )
+            write_tensors(backbone.tower.model.state_dict(), temporary / TOWER_FILE)
         content = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(description)}
         text = json.dumps(content, indent=2, sort_keys=True) + "\n"
         (temporary / EMBEDDER_FILE).write_text(text, encoding="utf-8")

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fieldmark.data.decode import BadImage
-from fieldmark.models.weight_files import check_file
+from fieldmark.models.weight_files import check_file, write_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +94,7 @@ class EmbeddingCache:
         file = self._folder / f"embeddings-{hashlib.sha256(''.join(keys).encode()).hexdigest()[:24]}.safetensors"
         temporary = file.with_name(f".tmp-{os.getpid()}-{file.name}")
         embeddings = torch.stack([self._new[key].embedding for key in keys])
-        save_file({"embeddings": embeddings}, temporary, {"rows": json.dumps(rows)})
+        write_tensors({"embeddings": embeddings}, temporary, {"rows": json.dumps(rows)})
         os.replace(temporary, file)
         self._index(file)
         self._new.clear()

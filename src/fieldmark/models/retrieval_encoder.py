@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig
 
@@ -20,7 +20,7 @@ from fieldmark.models.precision import check_device
 from fieldmark.models.tower import build_tower
 from fieldmark.models.tuning import deployed_weights
 from fieldmark.models.vision_tokens import PixelBatch, Preprocessing, VisionTokens, VisionTower
-from fieldmark.models.weight_files import replace_folder
+from fieldmark.models.weight_files import replace_folder, write_tensors
 
 FORMAT, VERSION = "fieldmark.retrieval_encoder", 1
 WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
@@ -140,8 +140,7 @@ class RetrievalEncoder(nn.Module):
         }
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in deployed_weights(self).items()}
-            save_file(weights, temporary / WEIGHTS_NAME, metadata={"format": "pt"})
+            write_tensors(deployed_weights(self), temporary / WEIGHTS_NAME, {"format": "pt"})
             text = json.dumps(config, indent=2, sort_keys=True) + "\n"
             (temporary / CONFIG_NAME).write_text(text, encoding="utf-8")
             os.chmod(temporary, 0o755)

@@ -5,12 +5,14 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
+from safetensors.torch import save_file
+from torch import Tensor
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -43,6 +45,17 @@ def fetch(source: str | Path, patterns: Sequence[str], revision: str | None = No
             f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}). Check the name and "
             "the network, sign in if the repository asks for it, or download it elsewhere and give the folder"
         ) from error
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file that whoever may read the folder may read; safetensors itself leaves it to the owner alone.
+
+    Not atomic: callers write to a temporary name.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path, metadata)
+    path.chmod(mode)
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
