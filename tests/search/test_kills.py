@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -131,3 +133,22 @@ def test_a_killed_build_leaves_no_process_behind(tmp_path: Path) -> None:
     while any(Path(f"/proc/{one}").exists() for one in children):
         assert time.monotonic() < deadline, "decoding processes outlive the build"
         time.sleep(0.02)
+
+
+def test_decoding_processes_are_born_deaf_to_ctrl_c() -> None:
+    script = """
+import multiprocessing, pathlib
+from fieldmark.search.decoding import DecodePool, Task
+from fieldmark.search.service.config import Limits
+from fieldmark.search.service.decoding import DecodePool as ServicePool
+with DecodePool(8, 1) as pool:  # the first process of this program: also when multiprocessing's own ones start with it
+    list(pool.map([[Task("a", b"")]]))
+    service = ServicePool(1, Limits())
+    children = [multiprocessing.active_children()[0].pid, service._idle.queue[0]._process.pid]
+    for pid in ["self", *children]:
+        (line,) = (l for l in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines() if l.startswith("SigBlk"))
+        print(bool(int(line.split()[1], 16) & 2))
+    service.close()
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert told.stdout.split() == ["False", "True", "True"], told.stderr

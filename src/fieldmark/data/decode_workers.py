@@ -16,7 +16,7 @@ from multiprocessing.reduction import ForkingPickler
 import numpy as np
 
 from fieldmark.data.decode import BadImage
-from fieldmark.data.parallel import without_main
+from fieldmark.data.parallel import spawning
 from fieldmark.data.reader import PictureReader
 
 _PATIENCE = 5.0  # seconds that a worker has to end by itself
@@ -57,7 +57,7 @@ class DecodeWorkers:
         for _ in range(workers):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs,), daemon=True, name="fieldmark-decode")
-            with without_main():
+            with spawning():
                 process.start()
             theirs.close()
             self._connections.append(ours)

@@ -11,6 +11,7 @@ import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -19,17 +20,33 @@ _CHUNK = 32
 
 
 @contextlib.contextmanager
-def without_main() -> Iterator[None]:
-    """Processes that are spawned in here do not run the program's main file again.
+def deaf_to_interrupts() -> Iterator[None]:
+    """Processes that are started in here do not hear Ctrl-C, which is the parent's to handle.
+
+    A child can ignore it by itself only when its imports are done, and would print half a traceback before. What this
+    thread blocks stays blocked in its children; its own Ctrl-C reaches the parent afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def spawning() -> Iterator[None]:
+    """Processes that are spawned in here do not run the program's main file again, and are deaf to Ctrl-C.
 
     multiprocessing runs it in every child, for the sake of functions that are defined there. Ours never are, and
     main files import torch: that would cost each child seconds and hundreds of megabytes, and scripts without
     ``if __name__ == "__main__":`` would start themselves again.
     """
+    resource_tracker.ensure_running()  # the first process starts it otherwise, which unblocks the signal
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
-        yield
+        with deaf_to_interrupts():
+            yield
     finally:
         sys.modules["__main__"] = main
 
@@ -68,7 +85,7 @@ def map_indices(
         ahead = iter(chunks)
         for chunk in chunks:
             while len(pending) < 4 * workers and (following := next(ahead, None)) is not None:
-                with without_main():  # submitting starts the processes
+                with spawning():  # submitting starts the processes
                     pending.append((following, pool.submit(_apply, following)))
             own, future = pending.pop(0)
             assert own == chunk

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from fieldmark.data.decode import DEFAULT_LIMITS, BadImage, DecodeLimits, decode_picture, read_content
-from fieldmark.data.parallel import without_main
+from fieldmark.data.parallel import spawning
 
 _PATIENCE = 2.0  # seconds that a process has to end by itself
 _START_SECONDS = 120.0
@@ -201,7 +201,7 @@ class _Process:
         self._process = context.Process(
             target=_serve, args=(theirs, side, limits), daemon=True, name="fieldmark-decode"
         )
-        with _start_lock, without_main():  # without_main changes what all threads see
+        with _start_lock, spawning():  # spawning changes what all threads see
             self._process.start()
         theirs.close()
         self.gone = False

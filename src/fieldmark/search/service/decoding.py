@@ -18,6 +18,7 @@ import numpy as np
 
 import fieldmark
 from fieldmark.data.decode import looks_like_picture, refuse_content
+from fieldmark.data.parallel import deaf_to_interrupts
 from fieldmark.search.service.config import Limits
 from fieldmark.search.service.decoder_process import ANSWER, FITTED, REQUEST, SQUARE
 from fieldmark.search.service.errors import Refusal, overloaded
@@ -122,7 +123,7 @@ class _Process:
         environment |= {"PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
         environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-m", f"{__package__}.decoder_process", str(theirs.fileno()), str(memory_mb)]
-        with theirs:
+        with theirs, deaf_to_interrupts():
             self._process = subprocess.Popen(
                 command,
                 env=environment,
