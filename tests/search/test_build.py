@@ -207,7 +207,7 @@ def test_what_is_wrong_with_lines_is_told(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ({"path": "a.png", "id": "7"}, "'id'"),
-        ({"path": "a.png", "a b": 1}, "rename it"),
+        ({"path": "a.png", "a b": 1, "c/d": 2}, "'a b', 'c/d' cannot stand in a filter.*Rename them"),
         ({"path": "a.png", "tags": ["x"]}, "nested"),
         ({"path": "a.png", "n": 2**63}, "64 bits"),
         ({"path": "a.png", "n": "one"}, "is string, but int64 before"),

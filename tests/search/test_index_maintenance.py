@@ -15,7 +15,7 @@ from fieldmark.search.export import export_rows
 from fieldmark.search.index import Index
 from fieldmark.search.maintenance import VectorIndexConfig, bytes_on_disk, compact, describe, is_behind, make_indices
 from fieldmark.search.schema import Row, picture_id, rows_table
-from fieldmark.search.verify import Verification, verify_index
+from fieldmark.search.verify import REMEDIES, Verification, verify_index
 
 
 def built(tmp_path: Path, count: int = 12, **options: object) -> tuple[Index, BuildReport]:
@@ -120,6 +120,7 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     root = tmp_path / "birds"
     draw(root / "kind-0" / "0.png", 99)
     (root / "kind-1" / "1.png").unlink()
+    (root / "kind-0" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     stray = Row(picture_id("elsewhere.png"), "kind-2/2.png", 1, "0" * 64, 1, 1)
     twin = index.get(picture_id("kind-2/5.png"))
     assert twin is not None
@@ -129,12 +130,14 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     told = {(one.kind, one.path, one.reason.split(" (")[0]) for one in found.problems}
     assert told == {
         ("changed", "kind-0/0.png", "the picture has other bytes than when it was indexed: build again"),
+        ("unreadable", "kind-0/3.png", next(one.reason for one in found.problems if one.path == "kind-0/3.png")),
         ("missing", "kind-1/1.png", f"{root / 'kind-1' / '1.png'} is not there"),
         ("row", "kind-2/2.png", "its embedding has length 2.0, not 1"),
         ("row", "kind-2/2.png", "its id does not belong to its path"),
         ("row", "kind-2/5.png", "there are two rows with this id"),
     }
-    assert found.counts == {"changed": 1, "missing": 1, "row": 3} and found.rows == 14
+    assert found.counts == {"changed": 1, "missing": 1, "unreadable": 1, "row": 3} and found.rows == 14
+    assert set(found.counts) <= set(REMEDIES)
 
 
 def test_other_embeddings_are_found(tmp_path: Path) -> None:

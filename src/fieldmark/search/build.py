@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fieldmark.search.decoding import Decoded, DecodePool, Failed, Outcome, Task
+from fieldmark.search.disk import require_writable
 from fieldmark.search.encoders import EncoderInput, SearchEncoder, load_search_encoder
-from fieldmark.search.index import Index
+from fieldmark.search.index import Index, require_unused
 from fieldmark.search.listing import PictureSource, SourcePicture
 from fieldmark.search.maintenance import FAILURES, VectorIndexConfig, is_behind, make_indices, tidy
 from fieldmark.search.schema import ADDED, Row, picture_id, rows_table
@@ -86,6 +87,7 @@ class BuildReport:
         relabelled: rows whose metadata changed but not the picture; they keep their embedding.
         unchanged: rows that were left alone.
         failed: pictures that could not be taken; `failures.jsonl` in the index's folder names each with its reason.
+        kept: of these, the ones whose rows of before stay.
         removed: rows that `prune` removed.
         uncommitted: embedded, but not committed yet; 0 at the end.
         rows: in the index at the end.
@@ -97,6 +99,7 @@ class BuildReport:
     relabelled: int = 0
     unchanged: int = 0
     failed: int = 0
+    kept: int = 0
     removed: int = 0
     uncommitted: int = 0
     rows: int = 0
@@ -114,11 +117,17 @@ Rows that are counted as added, changed or relabelled are committed."""
 
 
 def build_index(
-    config: BuildConfig, encoder: SearchEncoder | None = None, progress: Progress | None = None
+    config: BuildConfig,
+    encoder: SearchEncoder | None = None,
+    progress: Progress | None = None,
+    *,
+    loading: Callable[[], object] = lambda: None,
 ) -> BuildReport:
     """Bring an index up to date with its source; make it if there is none.
 
-    encoder: instead of `config.encoder`, if it is loaded already.
+    Args:
+        encoder: instead of `config.encoder`, if it is loaded already.
+        loading: called before the encoder is loaded, which takes seconds; everything that needs none has been checked.
 
     Raises:
         ValueError: before work starts, for input that cannot be used or an index of another encoder, root or columns;
@@ -129,22 +138,30 @@ def build_index(
             raise ValueError(f"no {name} given: set --{name}")
     columns = None if config.columns is None else tuple(config.columns)
     source = open_source(config.images, config.root, columns, config.path_column)
-    encoder = encoder or load_search_encoder(config.encoder, config.device)
-    index = _open(config, encoder, source) if Index.exists(config.index) else None
+    index = _open(config, source) if Index.exists(config.index) else None
+    if index is None:
+        require_unused(Path(config.index))
+    require_writable(Path(config.index))
     total = source.count()
     if total == 0:
         raise ValueError(f"{config.images} holds no pictures: an index of nothing is not made, and nothing is pruned")
-    if index is None:
+    if encoder is None:
+        loading()
+        encoder = load_search_encoder(config.encoder, config.device)
+    if index is not None:
+        index.check_encoder(encoder)
+        if index.root != source.root:  # --moved was said
+            index.move_root(source.root)
+    else:
         index = Index.create(config.index, encoder, source.root, source.metadata, source.picture_column)
     with index.writing():
         return _Build(config, index, encoder, source, total, progress).run()
 
 
-def _open(config: BuildConfig, encoder: SearchEncoder, source: PictureSource) -> Index:
-    """The index that is there. Raises ValueError if it is not one of this encoder and source."""
+def _open(config: BuildConfig, source: PictureSource) -> Index:
+    """The index that is there. Raises ValueError if it is not one of this source."""
     path = Path(config.index)
     index = Index.open(path)
-    index.check_encoder(encoder)
     if dict(index.facts.metadata) != dict(source.metadata):
         raise ValueError(
             f"{path} has the metadata columns {_columns(index.facts.metadata)}, {config.images} has "
@@ -155,13 +172,11 @@ def _open(config: BuildConfig, encoder: SearchEncoder, source: PictureSource) ->
             f"{path} was built of {_kind(index.facts.picture_column)}, {config.images} is of "
             f"{_kind(source.picture_column)}: build a new index"
         )
-    if index.root != source.root:
-        if not config.moved:
-            raise ValueError(
-                f"{path} indexes the pictures in {index.root}, not those in {source.root}: choose another index; or, "
-                "if the folder was moved, say --moved"
-            )
-        index.move_root(source.root)
+    if index.root != source.root and not config.moved:
+        raise ValueError(
+            f"{path} indexes the pictures in {index.root}, not those in {source.root}: choose another index; or, "
+            "if the folder was moved, say --moved"
+        )
     return index
 
 
@@ -222,9 +237,12 @@ class _Build:
         """What the decoding processes get; pulled by them, in this thread."""
         for block in _blocks(self.source.pictures(), _LOOKED_UP):
             new: dict[str, SourcePicture] = {}
+            # what the source names and cannot give: its rows, if there are any, go with --prune only
+            lost = [] if self.config.prune else [picture_id(picture.path) for picture in block if picture.problem]
+            kept = self.index.rows(lost)
             for picture in block:
                 if picture.problem:
-                    self._fail(picture.path, picture.problem)
+                    self._fail(picture.path, picture.problem, picture_id(picture.path) in kept)
                 elif not self.seen.add(id := picture_id(picture.path)):
                     self._fail(picture.path, "named twice in the source: the first counts")
                 else:
@@ -240,8 +258,7 @@ class _Build:
 
     def _take(self, item: "_Item", outcome: Outcome) -> None:
         if isinstance(outcome, Failed):
-            kept = "" if item.before is None else " (the index keeps the picture that was there before)"
-            self._fail(item.picture.path, f"{outcome.reason}{kept}")
+            self._fail(item.picture.path, outcome.reason, kept=item.before is not None)
         elif outcome.pixels is not None:
             self.waiting.append((item, outcome))
             if len(self.waiting) >= self.config.batch_size:
@@ -308,8 +325,9 @@ class _Build:
         """No file that lists pictures knows what was added since: it stays while its picture is there."""
         return path.startswith(f"{ADDED}/") and (self.index.root / path).is_file()
 
-    def _fail(self, path: str, reason: str) -> None:
-        self.report = replace(self.report, failed=self.report.failed + 1)
+    def _fail(self, path: str, reason: str, kept: bool = False) -> None:
+        self.report = replace(self.report, failed=self.report.failed + 1, kept=self.report.kept + kept)
+        reason += " (the index keeps the picture that was there before)" if kept else ""
         self.failures.write(json.dumps({"path": path, "reason": reason}, ensure_ascii=False) + "\n")
 
     def _tell(self) -> None:

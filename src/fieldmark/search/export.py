@@ -32,7 +32,8 @@ def export_rows(index: Index, out: Path, *, where: str | None = None, embeddings
         raise ValueError(f"{out} must end in .parquet or .jsonl: these are the formats")
     columns = [name for name in OWN_COLUMNS if name != "embedding"]
     columns += [*index.metadata_columns, *(["embedding"] if embeddings else [])]
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with storing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
     with storing(out), _whole(out) as temporary:
         return write(index, temporary, columns, where)
 

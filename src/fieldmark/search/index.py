@@ -119,7 +119,7 @@ class Index:
             ValueError: the folder holds something, or a metadata column cannot be stored.
         """
         path = Path(path)
-        _require_unused(path)
+        require_unused(path)
         facts = IndexFacts(
             Path(root).resolve(),
             encoder.name,
@@ -129,9 +129,10 @@ class Index:
             picture_column,
         )
         schema = index_schema(facts)
-        path.mkdir(parents=True, exist_ok=True)
+        with storing(path):
+            path.mkdir(parents=True, exist_ok=True)
         with WriterLock(path).hold(), storing(path):
-            _require_unused(path)  # nobody made one while we waited
+            require_unused(path)  # nobody made one while we waited
             shutil.rmtree(path / f"{TABLE}.lance", ignore_errors=True)  # of a creation that was killed
             return cls(path, _connect(path).create_table(TABLE, schema=schema))
 
@@ -370,7 +371,8 @@ class Index:
         return (*(name for name in OWN_COLUMNS if name != "embedding"), *self.metadata_columns)
 
 
-def _require_unused(path: Path) -> None:
+def require_unused(path: Path) -> None:
+    """Hold that a new index can be made in a folder. Raises ValueError."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file: choose another folder for the index")
     if Index.exists(path):

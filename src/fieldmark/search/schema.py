@@ -122,18 +122,28 @@ def check_columns(metadata: Mapping[str, str]) -> None:
     Raises:
         ValueError: a name that is taken or cannot stand in a filter, or a type that is none of the four.
     """
+    taken = [name for name in metadata if name in OWN_COLUMNS]
+    odd = [name for name in metadata if not _COLUMN.fullmatch(name)]
+    reasons = []
+    if taken:
+        reasons.append(f"every index has columns called {_quoted(taken)} itself")
+    if odd:
+        reasons.append(
+            f"{_quoted(odd)} cannot stand in a filter: a letter (A to Z) or _ comes first, then letters, digits and _, "
+            "64 at most"
+        )
+    if reasons:
+        raise ValueError(
+            f"metadata columns that cannot be kept: {'; '.join(reasons)}. Rename them, or name the ones to keep "
+            "(--columns)"
+        )
     for name, kind in metadata.items():
-        if name in OWN_COLUMNS:
-            raise ValueError(
-                f"a metadata column cannot be called {name!r}, which every index has: rename or leave it out"
-            )
-        if not _COLUMN.fullmatch(name):
-            raise ValueError(
-                f"metadata column {name!r} cannot be asked for in a filter: rename it (a letter or _ first, then "
-                "letters, digits and _, 64 at most) or leave it out"
-            )
         if kind not in _TYPES:
             raise ValueError(f"metadata column {name!r} is of type {kind}; an index keeps {', '.join(_TYPES)}")
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
 
 
 def index_schema(facts: IndexFacts) -> Any:

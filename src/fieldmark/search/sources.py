@@ -43,11 +43,15 @@ def open_source(
         ValueError: nothing is there, it is of another kind, or a column cannot be kept.
     """
     images = Path(images)
-    if images.is_dir():
+    try:
+        is_folder, is_file = images.is_dir(), images.is_file()
+    except OSError as error:
+        raise ValueError(f"{images} cannot be read ({error.strerror}): get the right to read it") from error
+    if is_folder:
         if root is not None or columns is not None or path_column is not None:
             raise ValueError(f"{images} is a folder: root, columns and path_column are for .jsonl and .parquet files")
         return FolderSource(images)
-    if not images.is_file():
+    if not is_file:
         raise ValueError(f"there is no {images}: give a folder of pictures, or a .jsonl or .parquet file")
     base = Path(root) if root is not None else images.parent
     if not base.is_dir():

@@ -19,12 +19,23 @@ _MOST_LISTED = 1000
 _UNIT_TOLERANCE = 1e-3
 
 
+REMEDIES = {
+    "missing": "index build --prune drops the rows of what is missing",
+    "unreadable": "repair the files that are unreadable, or delete them and build with --prune: while they are there, "
+    "a build keeps their rows",
+    "changed": "index build embeds what has changed",
+    "row": "a build leaves rows alone whose pictures are the same: for rows that are wrong, build a new index",
+    "embedding": "for other embeddings build a new index, or verify with the encoder and the libraries of the build",
+}
+
+
 @dataclass(frozen=True)
 class Problem:
     """What is wrong with a row.
 
-    kind: "missing" (its picture cannot be read), "changed" (other bytes), "row" (the row itself is wrong), or
-    "embedding" (the encoder makes another one).
+    kind: "missing" (its picture is gone), "unreadable" (it is there, and cannot be read), "changed" (other bytes),
+    "row" (the row itself is wrong), or "embedding" (the encoder makes another one). `REMEDIES` has what to do
+    about each.
     """
 
     kind: str
@@ -98,7 +109,7 @@ def verify_index(
         for outcomes in pool.map(tasks()):
             for row, outcome in zip(under_way.pop(0), outcomes, strict=True):
                 if isinstance(outcome, Failed):
-                    found.add("missing", row, outcome.reason)
+                    found.add("unreadable", row, outcome.reason)
                     continue
                 if outcome.hash != row.hash or outcome.size != row.size:
                     found.add("changed", row, "the picture has other bytes than when it was indexed: build again")
@@ -157,7 +168,10 @@ def _task(index: Index, row: Row, found: _Findings, seen: SeenIds) -> Task | Non
     try:
         content: Path | bytes = index.source(row)
     except ValueError as error:
-        found.add("missing", row, error.reason if isinstance(error, BadImage) else str(error))
+        # a folder that may not be entered, or a damaged parquet file: what is in it is not gone
+        known = error.__cause__ is None or isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError))
+        reason = error.reason if isinstance(error, BadImage) else str(error)
+        found.add("missing" if known else "unreadable", row, reason)
         return None
     return Task(row.path, content, row.hash)
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fieldmark.search.disk import storing
+
 _NAME = ".writer.lock"
 _EVERY = 0.05
 
@@ -28,13 +30,15 @@ class WriterLock:
         """Hold the lock; may be nested. wait: seconds to wait for another writer.
 
         Raises:
-            ValueError: another writer is still at work.
+            ValueError: another writer is still at work, or the folder cannot be written.
         """
         if not self._thread_lock.acquire(timeout=max(wait, 0)):
             raise ValueError(self._busy(wait, f"process {os.getpid()}"))
         try:
             if self._depth == 0:
-                with self._path.open("a+") as file:
+                with storing(self._path.parent):
+                    opened = self._path.open("a+")
+                with opened as file:
                     self._take(file.fileno(), wait)
                     file.truncate(0)
                     file.write(f"process {os.getpid()}")
