@@ -25,7 +25,7 @@ class ColourEncoder:
     """A picture or a colour's name to its red, green and blue, at unit length; a fourth number tells whether picture
     and words were read together."""
 
-    embedding_size = 4
+    embedding_size, max_text_tokens = 4, 12
 
     def __init__(self, reads_words: bool = True, fingerprint: str = "c0" * 32) -> None:
         self.name, self.fingerprint, self.reads_words = "colours", fingerprint, reads_words
@@ -33,6 +33,9 @@ class ColourEncoder:
 
     def decode_size(self) -> int:
         return 6
+
+    def cuts(self, text: str) -> bool:
+        return len(text) > self.max_text_tokens
 
     def embed(self, items: Sequence[EncoderInput]) -> np.ndarray:
         """float32 (n, 4)."""
@@ -44,7 +47,7 @@ class ColourEncoder:
                 assert item.picture.shape == (6, 6, 3)
                 vector[:3] += item.picture.reshape(-1, 3).mean(0)
             if item.text is not None:
-                vector[:3] += COLOURS[item.text]
+                vector[:3] += COLOURS[item.text.split()[0]]
             vector[3] = 10.0 * (item.picture is not None and item.text is not None)
             vectors.append(vector / np.linalg.norm(vector))
         return np.array(vectors, np.float32).reshape(-1, 4)

@@ -17,6 +17,7 @@ class GridEncoder:
 
     reads_words = False
     embedding_size = 13
+    max_text_tokens = 0
 
     def __init__(self, name: str = "grid", fingerprint: str = "6d" * 32) -> None:
         self.name, self.fingerprint = name, fingerprint
@@ -24,6 +25,9 @@ class GridEncoder:
 
     def decode_size(self) -> int:
         return 8
+
+    def cuts(self, text: str) -> bool:
+        return False
 
     def embed(self, items: Sequence[EncoderInput]) -> np.ndarray:
         self.count += len(items)

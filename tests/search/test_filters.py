@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.fixtures_search import COLOURS, colour_index
 
-from fieldmark.search.filters import MAX_DEPTH, MAX_LENGTH, checked_filter
+from fieldmark.search.filters import MAX_DEPTH, MAX_LENGTH, FilterError, checked_filter, checked_filters
 
 COLUMNS = {"genus": "string", "Common name": "string", "year": "int64", "weight": "double", "wild": "bool"}
 
@@ -193,3 +193,17 @@ def test_long_conditions_do_not_overwhelm_the_database(tmp_path: Path) -> None:
     ):
         found = index.nearest(np.ones(4, np.float32), 99, where=checked_filter(text, columns))
         assert [row.metadata["number"] for row, _ in found] == [3]
+
+
+def test_columns_named_like_keywords_are_written_in_backticks() -> None:
+    assert checked_filter("`IN` = 1", ["IN"]) == "`IN` = 1"
+    with pytest.raises(ValueError, match=r"not 'in' \(the column of this name is written in backticks: `IN`\)"):
+        checked_filter("in = 1", ["IN"])
+
+
+def test_several_conditions_are_read_one_by_one() -> None:
+    assert checked_filters(["number = 1"], ["number"]) == "`number` = 1"
+    assert checked_filters(["a = 1 OR b = 2", "b = 3"], ["a", "b"]) == "(`a` = 1 OR `b` = 2) AND (`b` = 3)"
+    with pytest.raises(FilterError, match="at character 6: did not expect") as refused:
+        checked_filters(["b = 3", "a = 1) OR (b = 2"], ["a", "b"])
+    assert refused.value.number == 1

@@ -85,6 +85,14 @@ def test_a_row_of_the_index_is_a_part(indexed: tuple[Index, ColourEncoder]) -> N
         search(index, SearchQuery((Part(id="0" * 16),)))
 
 
+def test_words_that_are_cut_are_told(indexed: tuple[Index, ColourEncoder]) -> None:
+    index, encoder = indexed
+    query = SearchQuery((Part(text="red and more of it"), Part(text="blue")), where=("number < 9", "width > 1"), k=3)
+    (note,) = search(index, query, encoder).notes
+    assert "begin with 'red and more of it'" in note and "first 12 tokens" in note
+    assert query.condition == "(number < 9) AND (width > 1)"
+
+
 def test_conditions_narrow(indexed: tuple[Index, ColourEncoder]) -> None:
     assert ask(indexed, Part(text="yellow"), where="colour != 'yellow' AND number < 3 AND width >= 9") == [
         "green",

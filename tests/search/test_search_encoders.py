@@ -71,6 +71,10 @@ def test_a_universal_embedder(tmp_path: Path) -> None:
     ]
     np.testing.assert_allclose(loaded.embed(items), embedder.encode(requests).embeddings.numpy(), atol=1e-5)
     assert len({tuple(vector) for vector in loaded.embed(items)}) == 3
+    most = loaded.max_text_tokens
+    assert (
+        most == 480 and loaded.cuts("gull " * 600) and not loaded.cuts("a gull " * 60) and not loaded.cuts("a" * most)
+    )
     assert loaded.fingerprint == load_search_encoder(tmp_path / "embedder").fingerprint
     embedder.config = EmbedderConfig(image_size=108)
     embedder.save_pretrained(tmp_path / "larger")

@@ -15,10 +15,12 @@ import pytest
 from PIL import Image
 from tests.search.serving import TOKEN, Index, Served, png, serve
 
+from fieldmark.search.build import BuildConfig, build_index
 from fieldmark.search.disk import DiskFull
 from fieldmark.search.encoders import EncoderInput
 from fieldmark.search.queries import Part, SearchQuery
 from fieldmark.search.queries import search as library_search
+from fieldmark.search.schema import to_row
 from fieldmark.search.service import answers
 from fieldmark.search.service.app import build_app
 from fieldmark.search.service.config import Batching, Limits, ServiceConfig
@@ -137,8 +139,12 @@ def test_adding_finding_and_deleting(bird_encoder: Any, tmp_path: Path, make_bir
         item = added.json()["item"]
         assert item["hash"] == hashlib.sha256(red).hexdigest() and (item["width"], item["height"]) == (32, 32)
         assert item["metadata"] == {"species": "a red square", "split": None, "number": 7, "weight": 2.0, "adult": None}
-        again = post(running, "/items", asked, red, headers=AUTHORISED).json()
-        assert not again["added"] and again["item"]["id"] == item["id"]
+        for same in (asked, {}, {"metadata": {"number": 7}}):
+            again = post(running, "/items", same, red, headers=AUTHORISED).json()
+            assert not again["added"] and again["item"]["id"] == item["id"]
+        other = post(running, "/items", {"metadata": {"number": 7, "weight": 3}}, red, headers=AUTHORISED)
+        assert other.status_code == 409 and f"DELETE /items/{item['id']}" in other.json()["error"]["message"]
+        assert "other values of weight:" in other.json()["error"]["message"]
         hits = post(running, "/search", {"parts": [{"image": 0}], "k": 1}, red).json()["hits"]
         assert hits[0]["id"] == item["id"] and hits[0]["score"] == pytest.approx(1, abs=1e-4)
         assert httpx.get(f"{running.url}/items/{item['id']}/image").content == red
@@ -147,6 +153,17 @@ def test_adding_finding_and_deleting(bird_encoder: Any, tmp_path: Path, make_bir
         assert httpx.delete(f"{running.url}/items/{running.ids[0]}", headers=AUTHORISED).status_code == 200
     assert len(index) == 3
     assert sorted(path for path in index.root.rglob("*") if path.is_file()) == files_before  # its own file stays
+
+
+def test_a_picture_of_the_source_is_not_added_again(bird_encoder: Any, tmp_path: Path, make_birds: Any) -> None:
+    built = BuildConfig(images=str(make_birds(tmp_path).root), index=str(tmp_path / "built"), workers=0)
+    build_index(built, bird_encoder)
+    index = Index.open(built.index)
+    row = to_row(next(iter(index.scan())).to_pylist()[0])
+    with serve(index, bird_encoder) as running:
+        content = (index.root / row.path).read_bytes()
+        again = post(running, "/items", {}, content, headers=AUTHORISED).json()
+    assert not again["added"] and again["item"]["path"] == row.path and len(index) == 4
 
 
 def test_same_picture_from_many_at_once_is_one_item(bird_encoder: Any, tmp_path: Path, make_birds: Any) -> None:
@@ -215,6 +232,8 @@ def test_facets_say_what_they_leave_out(birds: Index, monkeypatch: pytest.Monkey
 
 
 def test_refused_pictures_and_filters_are_named(served: Served) -> None:
+    error = post(served, "/search", {"parts": [{"text": "a bird"}]}).json()["error"]
+    assert error["message"].startswith("the encoder reads pictures only")
     good, bad = ("image", ("a", png((1, 2, 3)))), ("image", ("b", b"<svg/>"))
     error = httpx.post(f"{served.url}/search", files=[good, bad]).json()["error"]
     assert (error["code"], error["picture"]) == ("no_picture", 1) and "render it to PNG" in error["message"]
@@ -224,6 +243,29 @@ def test_refused_pictures_and_filters_are_named(served: Served) -> None:
     asked = {"more_like": [served.ids[0]], "where": "nosuch = 1"}
     error = httpx.post(f"{served.url}/search", json=asked).json()["error"]
     assert error["code"] == "bad_filter" and "picture" not in error
+
+
+def test_several_conditions_are_read_one_by_one(served: Served) -> None:
+    def ask(*where: str) -> httpx.Response:
+        return post(served, "/search", {"more_like": [served.ids[0]], "where": list(where)})
+
+    both = found(ask("number < 9 OR number > 12", "split = 'test'"))
+    one = post(
+        served, "/search", {"more_like": [served.ids[0]], "where": "(number < 9 OR number > 12) AND split = 'test'"}
+    )
+    assert both == found(one) and 0 < len(both) < 8
+    assert len(found(ask())) == 15
+    error = ask("split = 'test'", "number < 9) OR (number > 12").json()["error"]
+    assert (error["code"], error["where"]) == ("bad_filter", 1)
+    assert error["message"].startswith("filter, at character 11: did not expect ')'")
+    assert ask("split = 'test'", "").json()["error"]["where"] == 1
+    assert ask(*["number < 9"] * 17).status_code == ask("number < 9", "x" * 1000).status_code == 422
+
+
+def test_parameters_out_of_range_are_named(served: Served) -> None:
+    error = httpx.get(f"{served.url}/items?limit=0").json()["error"]
+    assert error["code"] == "bad_query" and error["message"] == "limit must be from 1 to 100, not 0"
+    assert httpx.get(f"{served.url}/items?limit=x").json()["error"]["message"].startswith("limit: ")
 
 
 def test_openapi_describes_every_route_and_both_kinds_of_body(served: Served) -> None:
@@ -260,10 +302,13 @@ class HeldEncoder:
     def __init__(self, inner: Any) -> None:
         self.inner, self.gate, self.entered = inner, threading.Event(), threading.Event()
         self.name, self.fingerprint = inner.name, inner.fingerprint
-        self.embedding_size, self.reads_words = inner.embedding_size, True
+        self.embedding_size, self.reads_words, self.max_text_tokens = inner.embedding_size, True, 24
 
     def decode_size(self) -> int:
         return self.inner.decode_size()
+
+    def cuts(self, text: str) -> bool:
+        return text.count(" ") >= self.max_text_tokens
 
     def embed(self, items: Sequence[EncoderInput]) -> np.ndarray:
         self.entered.set()
@@ -298,6 +343,9 @@ def test_encoder_that_reads_words_gets_them_and_explains_nothing(birds: Index, b
         assert len(found(post(running, "/search", {"parts": [{"text": "a bird"}, {"image": 0}]}, png((3, 3, 3))))) == 16
         about = httpx.get(f"{running.url}/about").json()
         assert about["reads_words"] and not about["explains"]
+        long = post(running, "/search", {"parts": [{"text": "a bird " * 40}, {"text": "a bird"}]})
+        assert len(long.json()["notes"]) == 1 and "longer than the encoder reads" in long.json()["notes"][0]
+        assert post(running, "/search", {"parts": [{"text": "a bird"}]}).json()["notes"] == []
         answer = post(running, "/explain", {"a": {"id": running.ids[0]}, "b": {"id": running.ids[1]}})
         assert answer.status_code == 409 and answer.json()["error"]["code"] == "no_explanation"
 

@@ -18,6 +18,7 @@ class SlowEncoder:
     """A picture's first two values as a vector; waits for `gate` before each batch; 66 is poison, 77 not a number."""
 
     name, fingerprint, embedding_size, reads_words = "slow", "0" * 64, 2, False
+    max_text_tokens = 0
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -28,6 +29,9 @@ class SlowEncoder:
 
     def decode_size(self) -> int:
         return 1
+
+    def cuts(self, text: str) -> bool:
+        return False
 
     def embed(self, items: Sequence[EncoderInput]) -> np.ndarray:
         self.entered.set()

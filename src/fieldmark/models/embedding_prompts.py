@@ -131,6 +131,10 @@ class PromptWriter:
         before, after = self._frame(count)
         return WrittenPrompt(PromptTokens((*before, *ids, *after), count), was_cut)
 
+    def cuts(self, text: str, config: EmbedderConfig) -> bool:
+        """Whether `write` would cut this text."""
+        return self._cut(text, config.max_text_tokens)[1]
+
     def _frame(self, num_images: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """What the chat template writes before and after a user's text."""
         if num_images not in self._frames:

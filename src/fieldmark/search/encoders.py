@@ -55,6 +55,8 @@ class SearchEncoder(Protocol):
     """D."""
     reads_words: bool
     """Whether it takes text."""
+    max_text_tokens: int
+    """A text is read up to so many tokens, each a byte at least; 0 where none is read."""
 
     def decode_size(self) -> int:
         """Side in pixels that pictures are resized to, whole, before they are embedded."""
@@ -66,11 +68,15 @@ class SearchEncoder(Protocol):
             ValueError: words for an encoder that reads none.
         """
 
+    def cuts(self, text: str) -> bool:
+        """Whether `embed` reads only the beginning of a text."""
+
 
 class PictureEncoder:
     """A `RetrievalEncoder` as a search encoder: pictures only."""
 
     reads_words = False
+    max_text_tokens = 0
 
     def __init__(self, encoder: "RetrievalEncoder", name: str, fingerprint: str) -> None:
         self.encoder = encoder
@@ -79,6 +85,9 @@ class PictureEncoder:
 
     def decode_size(self) -> int:
         return self.encoder.image_size
+
+    def cuts(self, text: str) -> bool:
+        return False  # it is refused
 
     def embed(self, items: Sequence[EncoderInput]) -> np.ndarray:
         if not items:
@@ -106,9 +115,15 @@ class WordsAndPicturesEncoder:
         self.name = name
         self.fingerprint = hashlib.sha256(embedder.fingerprint().encode()).hexdigest()
         self.embedding_size = embedder.embedding_size
+        self.max_text_tokens = embedder.config.max_text_tokens
 
     def decode_size(self) -> int:
         return self.embedder.config.image_size
+
+    def cuts(self, text: str) -> bool:
+        from fieldmark.models.embedding_prompts import PromptWriter
+
+        return PromptWriter(self.embedder.backbone, self.embedder.summary_id).cuts(text, self.embedder.config)
 
     def embed(self, items: Sequence[EncoderInput]) -> np.ndarray:
         if not items:

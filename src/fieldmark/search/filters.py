@@ -15,7 +15,7 @@ that are allowed, literals and the operators below. Nothing of the text is passe
 import difflib
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -56,6 +56,30 @@ def checked_filter(text: str, columns: Collection[str]) -> str:
             cannot be understood. It says what, and where.
     """
     return _Parser(text, columns).run()
+
+
+def checked_filters(texts: Sequence[str], columns: Collection[str]) -> str:
+    """Several conditions that all have to hold, as one. Each is read by itself: no bracket of one closes one of
+    another, and places in errors are those of the text that was written.
+
+    Raises:
+        FilterError: as `checked_filter`, with the number of the condition.
+    """
+    checked = []
+    for number, text in enumerate(texts):
+        try:
+            checked.append(checked_filter(text, columns))
+        except ValueError as error:
+            raise FilterError(str(error), number) from None
+    return checked[0] if len(checked) == 1 else " AND ".join(f"({one})" for one in checked)
+
+
+class FilterError(ValueError):
+    """A condition that is not allowed or not understood. number: which of several, from 0."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 @dataclass(frozen=True)
@@ -158,7 +182,10 @@ class _Parser:
         elif token.kind == "word" and not token.keyword:
             name = token.text
         else:
-            self._refuse(f"a column's name is wanted, not {self._found()}; {self._known()}")
+            # a keyword may be a column's name, too: `in`
+            meant = next((one for one in self._columns if one.upper() == token.keyword != ""), None)
+            quoted = "" if meant is None else f" (the column of this name is written in backticks: `{meant}`)"
+            self._refuse(f"a column's name is wanted, not {self._found()}{quoted}; {self._known()}")
         if name not in self._columns:
             following = self._tokens[self._at + 1]
             if token.kind == "word" and name.upper() in _QUERY_WORDS:

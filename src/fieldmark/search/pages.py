@@ -24,9 +24,9 @@ def results_html(index: "Index", query: SearchQuery, results: SearchResults) -> 
     """The page of a query's results."""
     rows = index.rows([hit.id for hit in results])
     found = [_shown(index, rows.get(hit.id), hit.id, hit.path, hit.score, hit.metadata) for hit in results]
-    narrowed = f" among those with {query.where}" if query.where else ""
+    narrowed = f" among those with {query.condition}" if query.where else ""
     summary = f"The {len(found)} best of {len(index):,} pictures{narrowed}, in {results.seconds:.2f} s."
-    given = {"condition": query.where, "instruction": query.instruction}
+    given = {"condition": query.condition, "instruction": query.instruction}
     settings = _settings(index) | {name: value for name, value in given.items() if value}
     return results_page(list(_parts(index, query)), found, summary, settings)
 

@@ -17,7 +17,7 @@ from PIL import Image
 from fieldmark.data.decode import DEFAULT_LIMITS, DecodeLimits, decode_image
 from fieldmark.search.arithmetic import combine, rocchio
 from fieldmark.search.encoders import EncoderInput, SearchEncoder, load_search_encoder
-from fieldmark.search.filters import checked_filter
+from fieldmark.search.filters import checked_filters
 from fieldmark.search.schema import IndexFacts, Row
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ class SearchQuery:
     """Ids of rows that are wanted more of (Rocchio). They are not among the results."""
     less_like: tuple[str, ...] = ()
     """Ids of rows that are wanted less of."""
-    where: str | None = None
-    """A condition on columns; see `filters`."""
+    where: str | tuple[str, ...] | None = None
+    """A condition on columns, or several that all have to hold; see `filters`."""
     k: int = 20
     instruction: str = ""
     """What kind of picture is wanted, told to an encoder that reads words along with every part."""
@@ -95,6 +95,11 @@ class SearchQuery:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries, {MAX_PARTS} are allowed")
         if not self.more_like and not any(part.weight > 0 for part in self.parts):
             raise ValueError("nothing says what to look for: give a picture, words or an example with a weight above 0")
+
+    @property
+    def condition(self) -> str:
+        """`where` as people read it, "" if there is none."""
+        return self.where or "" if not isinstance(self.where, tuple) else " AND ".join(f"({one})" for one in self.where)
 
     @property
     def counted(self) -> tuple[Part, ...]:
@@ -125,10 +130,12 @@ class Hit:
 
 @dataclass(frozen=True)
 class SearchResults:
-    """What was found, best first, and the seconds that encoding and searching took together."""
+    """What was found, best first, and the seconds that encoding and searching took together. notes: what was not done
+    as it was asked, for people."""
 
     hits: tuple[Hit, ...]
     seconds: float
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.hits)
@@ -207,11 +214,13 @@ def search(
     started = time.perf_counter()
     where = check_where(index, query.where)  # before anything costly
     embedded = np.zeros((0, index.facts.embedding_size), np.float32)
+    notes: tuple[str, ...] = ()
     if query.encoded:
         encoder = _checked_encoder(index, query, encoder)
         embedded = encoder.embed(encoder_inputs(query, encoder))
+        notes = tuple(_notes(query, encoder))
     hits = search_vector(index, query_vector(index, query, embedded), query, where=where, exact=exact)
-    return SearchResults(hits, time.perf_counter() - started)
+    return SearchResults(hits, time.perf_counter() - started, notes)
 
 
 def load_index_encoder(index: Searched, path: str | Path | None = None, device: str = "cpu") -> SearchEncoder:
@@ -228,9 +237,14 @@ def load_index_encoder(index: Searched, path: str | Path | None = None, device: 
     return encoder
 
 
-def check_where(index: Searched, where: str | None) -> str | None:
-    """The condition, checked against the columns of the index; None stays None."""
-    return None if where is None else checked_filter(where, _OWN_TYPES | dict(index.facts.metadata))
+def check_where(index: Searched, where: str | Sequence[str] | None) -> str | None:
+    """The condition, or all of several, checked against the columns of the index; None stays None.
+
+    Raises:
+        FilterError: it is not allowed, or cannot be understood.
+    """
+    texts = [where] if isinstance(where, str) else list(where or ())
+    return checked_filters(texts, _OWN_TYPES | dict(index.facts.metadata)) if texts else None
 
 
 def encoder_inputs(
@@ -253,6 +267,18 @@ def encoder_inputs(
         EncoderInput(None if part.image is None else as_pixels(part.image, side, limits), part.text, query.instruction)
         for part in query.encoded
     ]
+
+
+def _notes(query: SearchQuery, encoder: SearchEncoder) -> Iterator[str]:
+    """What people should know of how their words were read."""
+    most = encoder.max_text_tokens
+    for text in dict.fromkeys(part.text for part in query.encoded if part.text is not None):
+        # a token is a byte at least: what is short needs no counting
+        if len(text.encode(errors="replace")) > most and encoder.cuts(text):
+            yield (
+                f"the words that begin with {text[:40]!r} are longer than the encoder reads: what stands behind the "
+                f"first {most} tokens did not count. Say it in fewer words, or in several parts"
+            )
 
 
 def query_vector(index: Searched, query: SearchQuery, embedded: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from fieldmark.evaluation.correspondence import explain_pair
 from fieldmark.search import queries
 from fieldmark.search.collection_mean import RememberedMean
 from fieldmark.search.encoders import PictureEncoder
+from fieldmark.search.filters import FilterError
 from fieldmark.search.index import Index
 from fieldmark.search.queries import Part, SearchQuery, SearchResults, check_where
 from fieldmark.search.schema import Row, to_row
@@ -82,21 +83,22 @@ class Answers:
                 update={"parts": [PartIn(weight=1.0, image=number, text=None) for number in range(len(contents))]}
             )
         self._check_limits(asked)
+        where = _conditions(asked) or None
         named = [*asked.more_like, *asked.less_like, *(part.id for part in asked.parts if part.id is not None)]
         if len(self.index.rows(named)) < len(set(named)):
             raise Refusal(404, "not_found", "an item of the query is not in the index (any more)")
         used = sorted({part.image for part in asked.parts if part.image is not None and part.weight != 0})
         squares = {number: self._uploaded(contents, number) for number in used}
         try:
-            check_where(self.index, asked.where)
-        except ValueError as error:
-            raise Refusal(400, "bad_filter", self._without_paths(str(error))) from None
+            check_where(self.index, where)
+        except FilterError as error:
+            raise Refusal(400, "bad_filter", self._without_paths(str(error)), where=error.number) from None
         try:
             parts = tuple(
                 Part(part.weight, None if part.image is None else squares.get(part.image, _EMPTY), part.text, part.id)
                 for part in asked.parts
             )
-            query = SearchQuery(parts, tuple(asked.more_like), tuple(asked.less_like), asked.where, asked.k)
+            query = SearchQuery(parts, tuple(asked.more_like), tuple(asked.less_like), where, asked.k)
             return queries.search(self.index, query, self._queue)
         except ValueError as error:
             raise Refusal(400, "bad_query", self._without_paths(str(error))) from None
@@ -141,7 +143,7 @@ class Answers:
             ("examples", max(len(asked.more_like), len(asked.less_like)), limits.examples),
             ("k", asked.k, limits.results),
             ("characters of a text", max(texts, default=0), limits.text),
-            ("characters of the filter", len(asked.where or ""), limits.filter),
+            ("characters of the filter", sum(map(len, _conditions(asked))), limits.filter),
         ):
             if found > most:
                 raise Refusal(422, "bad_query", f"{what}: {found}, the service allows {most}")
@@ -176,10 +178,15 @@ class Answers:
         for path, name in (
             (self.index.path, "the index"),
             (self.index.root, "the collection"),
+            (f"the encoder {self._queue.name}", "the encoder"),
             (self._queue.name, "the encoder"),
         ):
             message = message.replace(str(path), name)
         return message[:500]
+
+
+def _conditions(asked: SearchIn) -> tuple[str, ...]:
+    return (asked.where,) if isinstance(asked.where, str) else tuple(asked.where or ())
 
 
 _EMPTY = np.zeros((1, 1, 3), np.uint8)

@@ -44,6 +44,7 @@ from fieldmark.search.service.uploads import form_documentation, nested_schemas,
 
 Result = TypeVar("Result")
 _CHUNK = 2**18
+_MOST_ITEMS = 100
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 # A picture is a document of its own if someone opens it: it may load and run nothing.
 _PICTURE_POLICY = "default-src 'none'; img-src 'self'; sandbox"
@@ -54,6 +55,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         (401, "The token is needed"),
         (403, "Not allowed"),
         (404, "There is no such item"),
+        (409, "Not as things are: no explanation with this encoder, or the picture is there with other metadata"),
         (413, "Too large"),
         (415, "No picture, or another kind of body"),
         (422, "A value is out of range, or the picture cannot be used"),
@@ -172,7 +174,7 @@ def _add_routes(app: FastAPI, service: _Service, writable: bool) -> None:
             Hit(rank=hit.rank, id=hit.id, path=hit.path, score=hit.score, metadata=dict(hit.metadata))
             for hit in found.hits
         ]
-        return SearchOut(hits=hits, seconds=found.seconds)
+        return SearchOut(hits=hits, seconds=found.seconds, notes=list(found.notes))
 
     @app.post("/explain", tags=["search"], openapi_extra=form_documentation(ExplainIn))
     async def explain(request: Request) -> ExplainOut:
@@ -182,8 +184,10 @@ def _add_routes(app: FastAPI, service: _Service, writable: bool) -> None:
         return await service.run(lambda: service.answers.explain(asked, body.pictures))
 
     @app.get("/items", tags=["items"])
-    async def items(limit: Annotated[int, Query(ge=1, le=100)] = 12) -> ItemsOut:
-        """Some items to begin with."""
+    async def items(limit: Annotated[int, Query()] = 12) -> ItemsOut:
+        """Some items to begin with: 1 to 100."""
+        if not 1 <= limit <= _MOST_ITEMS:
+            raise Refusal(422, "bad_query", f"limit must be from 1 to {_MOST_ITEMS}, not {limit}")
         rows = await service.run(lambda: service.answers.sample(limit))
         return ItemsOut(items=[_item(row) for row in rows])
 
@@ -206,7 +210,8 @@ def _add_routes(app: FastAPI, service: _Service, writable: bool) -> None:
 
     @app.post("/items", tags=["changes"], openapi_extra=form_documentation(AddIn))
     async def add(request: Request) -> AddOut:
-        """Add one picture; needs the token. The same picture twice is one item."""
+        """Add one picture; needs the token. Bytes that are in the index already make no second item: with other
+        metadata than theirs the answer is 409."""
         _check_token(request, writable)
         body = await read_body(request, limits)
         asked = parse(AddIn, body)
@@ -217,7 +222,8 @@ def _add_routes(app: FastAPI, service: _Service, writable: bool) -> None:
 
     @app.delete("/items/{id}", tags=["changes"])
     async def delete(id: ItemId, request: Request) -> DeleteOut:
-        """Delete one item; needs the token. Its file stays, unless it came through the service."""
+        """Delete one item; needs the token. Its file stays, unless it came through the service: the next build of its
+        source brings it back, unless its file (or its line in the list) goes, too."""
         _check_token(request, writable)
         await service.run(lambda: service.changes.delete(id))
         return DeleteOut(deleted=id)
@@ -261,35 +267,31 @@ def _add_error_answers(app: FastAPI) -> None:
     @app.exception_handler(Refusal)
     async def refused(request: Request, error: Refusal) -> Response:
         headers = {name.decode(): value.decode() for name, value in refusal_headers(error)}
-        return _error(request, error.status, error.code, error.message, headers, error.picture)
+        return _error(request, error, headers)
 
     @app.exception_handler(HTTPException)
     async def not_routed(request: Request, error: HTTPException) -> Response:
         code, text = {404: ("not_found", "there is nothing here"), 405: ("bad_method", "not with this method")}.get(
             error.status_code, ("bad_request", "the request makes no sense")
         )
-        return _error(request, error.status_code, code, text, dict(error.headers or {}))
+        return _error(request, Refusal(error.status_code, code, text), dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(request: Request, error: RequestValidationError) -> Response:
         if any(one["loc"][:1] == ("path",) for one in error.errors()):
-            return _error(request, 404, "not_found", "there is no item with this id")
-        return _error(request, 422, "bad_query", "a parameter is out of range")
+            return _error(request, Refusal(404, "not_found", "there is no item with this id"))
+        first = error.errors()[0]
+        # what was sent is not repeated: pydantic's message tells the range
+        return _error(request, Refusal(422, "bad_query", f"{first['loc'][-1]}: {first['msg']}"))
 
     @app.exception_handler(Exception)
     async def failed(request: Request, _: Exception) -> Response:  # it is raised on, and the guard logs it
-        return _error(request, 500, "internal", "something went wrong here; the log has it under the request id")
+        text = "something went wrong here; the log has it under the request id"
+        return _error(request, Refusal(500, "internal", text))
 
 
-def _error(
-    request: Request,
-    status: int,
-    code: str,
-    message: str,
-    headers: dict[str, str] | None = None,
-    picture: int | None = None,
-) -> Response:
-    return JSONResponse(error_body(code, message, request.state.request_id, picture), status, headers)
+def _error(request: Request, refusal: Refusal, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse(error_body(refusal, request.state.request_id), refusal.status, headers)
 
 
 def _check_token(request: Request, writable: bool) -> None:

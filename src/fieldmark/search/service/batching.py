@@ -51,6 +51,7 @@ class EncoderQueue:
         self.fingerprint = encoder.fingerprint
         self.embedding_size = encoder.embedding_size
         self.reads_words = encoder.reads_words
+        self.max_text_tokens = encoder.max_text_tokens
         self._batching = batching
         self._wait_seconds = wait_seconds
         self._observe = observe
@@ -65,6 +66,10 @@ class EncoderQueue:
     def decode_size(self) -> int:
         """Side in pixels that pictures are resized to."""
         return self.encoder.decode_size()
+
+    def cuts(self, text: str) -> bool:
+        """Whether the encoder reads only the beginning of a text. Takes a turn: tokenizers are not made for threads."""
+        return self.take_turn(lambda: self.encoder.cuts(text))
 
     @property
     def waiting(self) -> int:

@@ -13,10 +13,17 @@ class Refusal(Exception):
         message: a sentence for people. Plain text; it is sent as JSON and never becomes HTML.
         retry_after: seconds after which another try makes sense; None where it makes none.
         picture: number of the request's picture that is meant, from 0; None if none is.
+        where: number of the condition that is meant, from 0; None if none is.
     """
 
     def __init__(
-        self, status: int, code: str, message: str, retry_after: int | None = None, picture: int | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        retry_after: int | None = None,
+        picture: int | None = None,
+        where: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -24,6 +31,7 @@ class Refusal(Exception):
         self.message = message
         self.retry_after = retry_after
         self.picture = picture
+        self.where = where
 
 
 def overloaded(what: str, retry_after: float) -> Refusal:
@@ -48,7 +56,8 @@ def about_picture(number: int) -> Iterator[None]:
         raise
 
 
-def error_body(code: str, message: str, request_id: str, picture: int | None = None) -> dict[str, dict[str, str | int]]:
+def error_body(refusal: Refusal, request_id: str) -> dict[str, dict[str, str | int]]:
     """The JSON of every answer that is no success."""
-    body: dict[str, str | int] = {"code": code, "message": message, "request_id": request_id}
-    return {"error": body if picture is None else body | {"picture": picture}}
+    body: dict[str, str | int] = {"code": refusal.code, "message": refusal.message, "request_id": request_id}
+    meant = {"picture": refusal.picture, "where": refusal.where}
+    return {"error": body | {name: number for name, number in meant.items() if number is not None}}

@@ -218,7 +218,7 @@ class _Answer:
             return
         if self._began:  # too late for another status: break the connection off rather than end it as if it were whole
             raise ConnectionError(refusal.code)
-        body = json.dumps(error_body(refusal.code, refusal.message, self._request_id, refusal.picture)).encode()
+        body = json.dumps(error_body(refusal, self._request_id)).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         headers += refusal_headers(refusal)
         await self.send({"type": "http.response.start", "status": refusal.status, "headers": headers})

@@ -28,7 +28,11 @@ class SearchIn(_Strict):
     parts: list[PartIn] = Field([], max_length=64)
     more_like: list[Id] = Field([], max_length=64, description="items that are wanted more of")
     less_like: list[Id] = Field([], max_length=64, description="items that are wanted less of")
-    where: str | None = Field(None, description="condition on columns, e.g. genus = 'Corvus' AND width >= 500")
+    where: str | Annotated[list[str], Field(max_length=16)] | None = Field(
+        None,
+        description="condition on columns, e.g. genus = 'Corvus' AND width >= 500; or several that all have to hold, "
+        "each read by itself",
+    )
     k: int = Field(20, ge=1, le=10_000, description="results wanted")
 
 
@@ -67,6 +71,7 @@ class SearchOut(BaseModel):
 
     hits: list[Hit]
     seconds: float = Field(description="time in the encoder's queue, the encoder and the index")
+    notes: list[str] = Field(description="what was not done as it was asked: words that are too long and were cut")
 
 
 class ItemOut(BaseModel):
@@ -185,6 +190,7 @@ class ErrorText(BaseModel):
     message: str
     request_id: str
     picture: int | None = Field(None, description="number of the request's picture that is meant; else left out")
+    where: int | None = Field(None, description="number of the condition that is meant; else left out")
 
 
 class ErrorOut(BaseModel):
