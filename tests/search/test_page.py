@@ -14,6 +14,13 @@ from tests.search.serving import Served, serve
 SERIOUS = ("serious", "critical")
 
 
+# Left, top, width and height of an element's box, or of one in it.
+_BOX = """(one, inner) => {
+    const { left, top, width, height } = (inner ? one.querySelector(inner) : one).getBoundingClientRect();
+    return [left, top, width, height].map(Math.round);
+}"""
+
+
 def test_begins_with_samples_and_says_what_is_searched(page: Any) -> None:
     assert page.locator("#samples button").count() == 12
     assert "16 pictures" in page.locator("#collection").inner_text()
@@ -80,6 +87,14 @@ def test_expression_and_its_mistakes(page: Any) -> None:
     assert page.locator("#where").get_attribute("aria-invalid") == "true"
     assert "where-problem" in (page.locator("#where").get_attribute("aria-describedby") or "")
     assert "expression cannot be read" in page.locator("#status").inner_text() and in_sight(page, "#where-problem")
+    page.get_by_role("button", name="test", exact=True).click()  # a chip changes neither places nor words of errors
+    page.wait_for_selector("#where-problem:not(:empty)")
+    page.fill("#where", "  number >= 12) OR (number < 3")
+    page.press("#where", "Enter")
+    page.wait_for_function("() => document.getElementById('where-problem').textContent.includes('character 13')")
+    assert "did not expect ')' there" in page.locator("#where-problem").inner_text()
+    page.get_by_role("button", name="test", exact=True).click()
+    page.wait_for_function("() => document.querySelectorAll('.chip[aria-pressed=true]').length === 0")
     page.fill("#where", "number > 1000")
     page.press("#where", "Enter")
     page.locator("#nothing").wait_for(state="visible")
@@ -105,6 +120,10 @@ def test_explanation_opens_closes_and_goes_back(page: Any, picture_file: Path) -
     page.wait_for_function("() => [...document.querySelectorAll('.layers img')].every(one => one.naturalWidth > 0)")
     painted = "canvas => canvas.getContext('2d').getImageData(0, 0, 384, 384).data.some(value => value > 0)"
     assert all(page.locator("#explanation canvas").nth(i).evaluate(painted) for i in (0, 1))
+    for layers in page.locator(".layers").all():
+        box, image, canvas = (layers.evaluate(_BOX, one) for one in ("", "img", "canvas"))
+        assert image == box == canvas and image[2] / image[3] == pytest.approx(1, abs=0.02), "96 × 96, as it is"
+        assert 200 < image[3] <= 0.6 * 900 + 1
     page.get_by_label("What keeps them apart").check()
     assert "keeps them apart. Blue: draws them together" in page.locator("#explanation-body").inner_text()
     page.get_by_label("The pictures alone").check()
@@ -156,6 +175,15 @@ def test_link_opens_the_same_state_elsewhere(browser: Any, served: Served) -> No
         assert page.locator(".part output").first.inner_text() == "0.8"
         assert page.locator("#count").input_value() == "12"
         assert page.complaints == []
+    for shown in (served.ids[0], served.ids[15]):  # the query's own item, and one that does not pass the filter
+        with open_page(browser, f"{served.url}/?part=i:1:{id}&where=number < 9&explain={shown}") as page:
+            page.wait_for_selector("#explanation[open] canvas")
+            assert page.complaints == []
+    with open_page(browser, f"{served.url}/?part=i:1:{id}&explain={'0' * 16}") as page:
+        page.wait_for_selector("#notes p")
+        assert "no explanation of item 000000" in page.locator("#notes").inner_text().lower()
+        assert "explain=" not in page.url and page.locator("#explanation").is_hidden()
+        assert page.locator(".card").count() == 15
     with open_page(browser, f"{served.url}/?part=p:1:0123456789abcdef") as page:
         page.wait_for_selector("#problem .problem")
         assert "not in this browser" in page.locator("#problem").inner_text()
@@ -208,6 +236,30 @@ def test_keyboard_alone_is_enough(page: Any) -> None:
     assert reached[0] == "skip" and "file" in reached and "theme" in reached and "chip" in reached
     page.keyboard.press("Enter")
     wait_for_results(page)
+
+
+def test_focus_stays_near_what_was_done(page: Any) -> None:
+    focus = "document.activeElement.id || document.activeElement.getAttribute('aria-label') || 'nowhere'"
+    page.locator("#samples button").first.press("Enter")
+    wait_for_results(page, "15 results")
+    assert page.evaluate(focus) == "results"
+    page.get_by_role("button", name=re.compile("^More like")).first.press("Enter")
+    wait_for_results(page, "14 results")
+    assert page.evaluate(focus) == "results"
+    page.get_by_role("button", name=re.compile("^Remove item .* from")).press("Enter")
+    wait_for_results(page, "15 results")
+    assert page.evaluate(focus) == "file"
+    slider, entries = page.get_by_role("slider"), page.evaluate("history.length")
+    slider.focus()
+    for _ in range(3):
+        slider.press("ArrowLeft")
+    page.wait_for_url(re.compile(r"i%3A0\.7%3A"))
+    assert page.evaluate("history.length") == entries + 1, "one adjustment"
+    page.go_back()
+    page.wait_for_url(re.compile(r"i%3A1%3A"))
+    page.get_by_role("button", name=re.compile("^Remove Item")).press("Enter")
+    page.locator("#start").wait_for(state="visible")
+    assert page.evaluate(focus) == "file"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tests.search.browser import in_sight, open_page, upload, wait_for_results
 from tests.search.serving import Index, Served, png, serve
+from tests.search.test_service import HeldEncoder
 
 
 @pytest.mark.parametrize(
@@ -117,6 +118,26 @@ def test_answers_show_placeholders_while_they_take_long(browser: Any, served: Se
         held[0].continue_()
         wait_for_results(page)
         assert page.locator("#grid").get_attribute("aria-busy") is None
+
+
+def test_words_that_are_too_long_are_told(browser: Any, birds: Index, bird_encoder: Any) -> None:
+    held = HeldEncoder(bird_encoder)
+    held.gate.set()
+    with serve(birds, held) as running, open_page(browser, running.url) as page:
+        page.wait_for_selector("#words-form", state="visible")
+        page.fill("#words", "x" * 2001)
+        page.press("#words", "Enter")
+        assert "2001 characters, 2000 are allowed" in page.locator("#words-problem").inner_text()
+        assert len(page.locator("#words").input_value()) == 2001 and page.locator("#parts .part").count() == 0
+        page.fill("#words", "a bird " * 40)
+        page.press("#words", "Enter")
+        wait_for_results(page)
+        assert "longer than the encoder reads" in page.locator("#notes").inner_text()
+        assert page.locator("#words-problem").inner_text() == ""
+        page.goto(f"{running.url}/?part=t:1:{'x' * 2001}")
+        page.wait_for_selector("#problem .problem")
+        assert "2001, the service allows 2000" in page.locator("#problem").inner_text()
+        assert page.complaints == []
 
 
 def test_token_is_asked_for_where_it_is_needed(browser: Any, birds: Index, bird_encoder: Any) -> None:

@@ -3,12 +3,13 @@
 const TOKEN = "fieldmark-token";
 
 export class ServiceError extends Error {
-  // picture: number of the request's picture that is meant, from 0, or null.
-  constructor(code, message, { retryAfter = 0, picture = null } = {}) {
+  // picture, where: numbers of the request's picture or condition that is meant, from 0, or null.
+  constructor(code, message, { retryAfter = 0, picture = null, where = null } = {}) {
     super(message);
     this.code = code;
     this.retryAfter = retryAfter;
     this.picture = picture;
+    this.where = where;
   }
 }
 
@@ -38,7 +39,7 @@ async function ask(path, options = {}) {
   }
   const message = said.message || `The service answered with status ${answer.status}.`;
   const code = answer.status === 503 ? "overloaded" : said.code || "refused"; // a proxy says 503, too
-  throw new ServiceError(code, message, { retryAfter: Number(answer.headers.get("Retry-After")) || 0, picture: said.picture ?? null });
+  throw new ServiceError(code, message, { retryAfter: Number(answer.headers.get("Retry-After")) || 0, picture: said.picture ?? null, where: said.where ?? null });
 }
 
 export async function get(path) {

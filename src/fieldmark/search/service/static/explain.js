@@ -18,13 +18,13 @@ const LEGENDS = {
 };
 const STANDS_OUT = 4; // times what a pair would carry of a similarity of 1 if all pairs carried alike
 
-// other: {kind: "item" | "picture", value} of the query, or null; asked: what it is called. hit: the result, with id, path, score and metadata.
+// other: {kind: "item" | "picture", value} of the query, or null; asked: what it is called. hit: the result, or another item: id, path and metadata.
 export async function fillExplanation(other, asked, hit, about) {
   const body = byId("explanation-body");
   const full = el("a", { href: `/items/${hit.id}/image`, target: "_blank", rel: "noopener" }, "Full size");
   if (!about.explains || !other) {
     const why = about.explains
-      ? "A query of words alone has no picture to compare with."
+      ? "The query has no picture to compare with."
       : "Matches of this encoder cannot be split over regions.";
     body.replaceChildren(figure(itemImage(hit), breakable(hit.path)).box, el("p", { class: "soft" }, why), facts(hit), el("p", {}, full));
     return;
@@ -100,7 +100,9 @@ function told(found) {
 
 function figure(image, caption) {
   const canvas = el("canvas", { "aria-hidden": "true" });
-  return { canvas, box: el("figure", {}, el("div", { class: "layers" }, image, canvas), el("figcaption", {}, caption)) };
+  const layers = el("div", { class: "layers" }, image, canvas);
+  image.addEventListener("load", () => layers.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight));
+  return { canvas, box: el("figure", {}, layers, el("figcaption", {}, caption)) };
 }
 
 function itemImage(hit) {

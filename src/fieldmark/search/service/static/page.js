@@ -5,7 +5,7 @@ import { card, skeletons } from "/page/cards.js";
 import { byId, el, nameOf, problem } from "/page/elements.js";
 import { fillExplanation } from "/page/explain.js";
 import { drawQuery } from "/page/query.js";
-import { asksForSomething, emptyState, fromAddress, partName, pictureOfQuery, toAddress, toRequest } from "/page/state.js";
+import { askedFor, asksForSomething, emptyState, fromAddress, isAboutExpression, partName, pictureOfQuery, toAddress, toRequest } from "/page/state.js";
 import { find, keep } from "/page/store.js";
 import { startTheme } from "/page/theme.js";
 
@@ -15,22 +15,32 @@ let about = null;
 let state = fromAddress(location.search);
 let hits = [];
 let running = null;
-let lastFocus = null;
+let explained = ""; // the item that the dialog shows, or showed last
+let adjusted = null; // the slider that is being moved: its steps are one entry of the history
 let bring = false; // the results into view, once they are there
 const NARROW = matchMedia("(max-width: 50rem)"); // as in page.css
 
-function change(edit) {
+function change(edit, slider = null) {
   const next = structuredClone(state);
   edit(next);
   next.explain = "";
   if (!asksForSomething(state)) bring = NARROW.matches;
-  go(next);
+  go(next, slider);
 }
 
-function go(next) {
+function go(next, slider = null) {
   state = next;
-  history.pushState(null, "", toAddress(state));
+  if (slider !== null && slider === adjusted) history.replaceState(null, "", toAddress(state));
+  else history.pushState(null, "", toAddress(state));
+  adjusted = slider;
   refresh();
+}
+
+// Changes what is shown. If that takes away what has the focus, it goes to the results, not to the page's beginning.
+function redraw(place, edit) {
+  const lost = place.contains(document.activeElement);
+  edit(place);
+  if (lost) byId("results").focus({ preventScroll: true });
 }
 
 function refresh() {
@@ -44,20 +54,21 @@ async function search(tries = 0) {
   running?.abort();
   const controller = (running = new AbortController());
   clearProblems();
-  byId("nothing").hidden = true;
-  byId("start").hidden = asksForSomething(state);
+  redraw(byId("nothing"), (one) => (one.hidden = true));
+  if (asksForSomething(state)) redraw(byId("start"), (one) => (one.hidden = true));
+  else byId("start").hidden = false;
   document.title = title();
   if (!asksForSomething(state)) {
     hits = [];
-    byId("grid").replaceChildren();
+    redraw(byId("grid"), (one) => one.replaceChildren());
     byId("grid").removeAttribute("aria-busy");
     byId("status").textContent = "";
-    closeExplanation();
+    showExplanation();
     return;
   }
   byId("grid").setAttribute("aria-busy", "true");
   byId("status").textContent = "Searching …";
-  const placeholders = setTimeout(() => byId("grid").replaceChildren(...skeletons(state.k)), PATIENT_MS);
+  const placeholders = setTimeout(() => redraw(byId("grid"), (one) => one.replaceChildren(...skeletons(state.k))), PATIENT_MS);
   try {
     const { query, keys } = toRequest(state, about.columns);
     const pictures = await Promise.all(keys.map(find));
@@ -101,7 +112,7 @@ function failed(error) {
     no_answer: "No answer", overloaded: "The service is busy", no_picture: "This is no picture", bad_picture: "This picture cannot be used",
     too_large: "Too large", bad_query: "This query cannot be answered", internal: "Something went wrong",
   };
-  if (error.code === "bad_filter" && state.where) {
+  if (isAboutExpression(error, state)) {
     failBeside("where", "where-problem", error.message, "No results: the filter's expression cannot be read.");
     return;
   }
@@ -129,7 +140,7 @@ function failBeside(field, place, content, status) {
 }
 
 function clearProblems() {
-  for (const id of ["problem", "where-problem", "refused-picture"]) byId(id).replaceChildren();
+  for (const id of ["problem", "notes", "where-problem", "refused-picture"]) redraw(byId(id), (one) => one.replaceChildren());
   for (const id of ["where", "file"]) byId(id).removeAttribute("aria-invalid");
 }
 
@@ -144,7 +155,7 @@ function meant(number) {
 
 function fail(content) {
   hits = [];
-  byId("grid").replaceChildren();
+  redraw(byId("grid"), (one) => one.replaceChildren());
   byId("status").textContent = "";
   byId("problem").replaceChildren(...(content ? [content] : []));
   bring = false;
@@ -177,11 +188,17 @@ function tokenForm() {
 function drawHits(found) {
   const scores = found.hits.map((hit) => hit.score);
   const range = [Math.min(...scores), Math.max(...scores)];
-  byId("grid").replaceChildren(...found.hits.map((hit) => card(hit, range, like, openExplanation)));
+  redraw(byId("grid"), (one) => one.replaceChildren(...found.hits.map((hit) => card(hit, range, like, openExplanation))));
   const filtered = state.filters.length > 0 || state.where;
   byId("nothing").hidden = found.hits.length > 0 || !filtered;
   const count = found.hits.length === 1 ? "1 result" : `${found.hits.length} results`;
   byId("status").textContent = `${count} in ${found.seconds.toFixed(2)} s`;
+  found.notes.forEach(tell);
+}
+
+// What was not done as it was asked; under the results' heading.
+function tell(note) {
+  byId("notes").append(el("p", {}, `${note[0].toUpperCase()}${note.slice(1)}.`));
 }
 
 function like(id, kind, other) {
@@ -200,32 +217,42 @@ function title() {
 // ---- explanation
 
 function openExplanation(id) {
-  lastFocus = id;
   state = { ...state, explain: id };
   history.pushState(null, "", toAddress(state));
   showExplanation();
 }
 
-function showExplanation() {
-  const hit = hits.find((one) => one.id === state.explain);
-  if (!hit) {
+// Of a link, it may be an item that is not among the results: it is asked for.
+async function showExplanation() {
+  const id = state.explain;
+  if (!id) {
     closeExplanation();
     return;
   }
+  let hit = hits.find((one) => one.id === id);
+  if (!hit) {
+    try {
+      hit = await get(`/items/${id}`);
+    } catch (error) {
+      if (state.explain === id) noExplanation(error);
+      return;
+    }
+    if (state.explain !== id) return;
+  }
+  explained = id;
   const dialog = byId("explanation");
   if (!dialog.open) dialog.showModal();
   byId("explanation-title").focus();
   const other = pictureOfQuery(state);
-  fillExplanation(other, other && askedFor(other), hit, about);
+  fillExplanation(other, other && askedFor(state, other), hit, about);
 }
 
-// Which picture of the query stands beside the result, where there are several.
-function askedFor(other) {
-  const pictures = state.parts.filter((part) => part.kind !== "words" && part.weight > 0);
-  const alone = pictures.filter((one) => one.weight === other.weight).length === 1; // none is heavier: it was chosen for that
-  if (pictures.length > 1) return `Asked for: ${partName(state, other)}, ${alone ? "the heaviest" : "the first"} of ${pictures.length}`;
-  if (!pictures.length && state.more.length > 1) return `Asked for: Item ${other.value.slice(0, 6)}, the first of “More like these”`;
-  return "Asked for";
+function noExplanation(error) {
+  const why = error.code === "not_found" ? "it is not in this index (any more)" : error.message;
+  tell(`there is no explanation of item ${state.explain.slice(0, 6)}, which the link names: ${why}`);
+  state = { ...state, explain: "" };
+  history.replaceState(null, "", toAddress(state));
+  closeExplanation();
 }
 
 function closeExplanation() {
@@ -238,7 +265,7 @@ function closedByHand() {
     state = { ...state, explain: "" };
     history.pushState(null, "", toAddress(state));
   }
-  byId("grid").querySelector(`[data-id="${lastFocus}"]`)?.focus();
+  (byId("grid").querySelector(`[data-id="${explained}"]`) || byId("results")).focus();
 }
 
 // ---- what people give
@@ -286,13 +313,17 @@ function listen() {
   });
   byId("words-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    const value = byId("words").value.trim().slice(0, about.max_text);
+    const value = byId("words").value.trim();
+    const long = value.length > about.max_text; // refused rather than cut: the end of a text may be what matters
+    byId("words-problem").textContent = long ? `These words have ${value.length} characters, ${about.max_text} are allowed: shorten them.` : "";
+    if (long) return;
     byId("words").value = "";
     if (value) change((s) => s.parts.push({ kind: "words", weight: 1, value }));
   });
   byId("where-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    change((s) => (s.where = byId("where").value.trim()));
+    byId("where").value = byId("where").value.trim(); // places in errors are counted from its first character
+    change((s) => (s.where = byId("where").value));
   });
   byId("count").addEventListener("change", (event) => change((s) => (s.k = Number(event.target.value))));
   byId("clear").addEventListener("click", () => {
@@ -306,8 +337,12 @@ function listen() {
   addEventListener("popstate", () => {
     if (!about) return;
     state = fromAddress(location.search);
+    adjusted = null;
     refresh();
   });
+  // whoever comes back to a slider, or takes it up again, begins another adjustment
+  document.addEventListener("focusin", (event) => { if (event.target.dataset?.part !== adjusted) adjusted = null; });
+  document.addEventListener("pointerdown", () => (adjusted = null));
 }
 
 // On a narrow screen the filters are folded, so that results begin near the top; on a wide one they have their place.

@@ -8,7 +8,7 @@ import { find } from "/page/store.js";
 const SHOWN_CHIPS = 8;
 const OPEN_FACETS = 3;
 
-// change(edit, quiet): edit the state and search again.
+// change(edit, adjusted): edit the state and search again; adjusted: the slider that was moved, if one was.
 export function drawQuery(state, about, change) {
   drawParts(state, change);
   drawExamples(state, change);
@@ -35,11 +35,14 @@ function drawPart(part, number, name, change) {
   const slider = el("input", {
     type: "range", min: "-1", max: "1", step: "0.1", value: String(part.weight), "aria-label": `Weight of ${name}`, "data-part": String(number),
     oninput: () => (output.textContent = Number(slider.value).toFixed(1)),
-    onchange: () => change((s) => (s.parts[number].weight = Number(slider.value))),
+    onchange: () => change((s) => (s.parts[number].weight = Number(slider.value)), String(number)),
   });
   const remove = el(
     "button",
-    { type: "button", class: "quiet", "aria-label": `Remove ${name}`, onclick: () => change((s) => s.parts.splice(number, 1)) },
+    { type: "button", class: "quiet", "aria-label": `Remove ${name}`, onclick: () => {
+      change((s) => s.parts.splice(number, 1));
+      focusNear(byId("parts").querySelectorAll("button"), number);
+    } },
     "Remove",
   );
   return el(
@@ -50,6 +53,11 @@ function drawPart(part, number, name, change) {
     remove,
     el("span", { class: "weight" }, slider, output),
   );
+}
+
+// The focus after a "Remove": on the next one, or where one begins.
+function focusNear(buttons, number) {
+  (buttons[Math.min(number, buttons.length - 1)] || byId("file")).focus();
 }
 
 function thumbnail(part) {
@@ -75,7 +83,11 @@ function drawExamples(state, change) {
 function example(name, title, id, change) {
   const image = el("img", { alt: `Item ${id.slice(0, 6)}` });
   show(image, `/items/${id}/thumbnail?size=128`);
-  const remove = () => change((s) => (s[name] = s[name].filter((other) => other !== id)));
+  const remove = () => {
+    const number = [...byId("examples").querySelectorAll("button")].indexOf(document.activeElement);
+    change((s) => (s[name] = s[name].filter((other) => other !== id)));
+    focusNear(byId("examples").querySelectorAll("button"), Math.max(0, number));
+  };
   return el(
     "li",
     { class: "example" },

@@ -25,7 +25,8 @@ export function toAddress(state) {
   return text ? `/?${text}` : "/";
 }
 
-// Addresses come from anyone: whatever does not fit is left out.
+// Addresses come from anyone: whatever does not fit is left out. Words and conditions are never cut, which would ask for
+// something else: the service says what is too long.
 export function fromAddress(text) {
   const given = new URLSearchParams(text);
   const state = emptyState();
@@ -35,7 +36,7 @@ export function fromAddress(text) {
     if (!Number.isFinite(weight) || Math.abs(weight) > 1) continue;
     const kind = KIND[match[1]];
     if (kind === "item" && !IS_ID.test(match[3])) continue;
-    state.parts.push({ kind, weight, value: match[3].slice(0, 2000) });
+    state.parts.push({ kind, weight, value: match[3] });
   }
   const ids = (name) => [...new Set(given.getAll(name).filter((id) => IS_ID.test(id)))].slice(0, 64);
   state.more = ids("more");
@@ -44,7 +45,7 @@ export function fromAddress(text) {
     const at = one.indexOf(":");
     if (at > 0) state.filters.push({ column: one.slice(0, at), value: one.slice(at + 1) });
   }
-  state.where = (given.get("where") || "").slice(0, 1000);
+  state.where = given.get("where") || "";
   const k = Number(given.get("k"));
   if (COUNTS.includes(k)) state.k = k;
   if (IS_ID.test(given.get("explain") || "")) state.explain = given.get("explain");
@@ -65,21 +66,26 @@ export function toRequest(state, columns) {
     return { weight: part.weight, image: keys.length - 1 };
   });
   const query = { parts, more_like: state.more, less_like: state.less, k: state.k };
-  const where = condition(state, columns);
-  if (where) query.where = where;
+  const where = conditions(state, columns);
+  if (where.length) query.where = where;
   return { query, keys };
 }
 
-// Values of one column are alternatives; columns and the expression have to hold together.
-export function condition(state, columns) {
+// Conditions that all have to hold. The service reads each by itself, so that no bracket of the expression can undo the
+// others; the expression is the first, as it was typed. Values of one column are alternatives.
+export function conditions(state, columns) {
   const byColumn = new Map();
   for (const { column, value } of state.filters) {
     if (!byColumn.has(column)) byColumn.set(column, []);
     byColumn.get(column).push(columns[column] === "bool" ? value.toUpperCase() : `'${value.replaceAll("'", "''")}'`);
   }
   const parts = [...byColumn].map(([column, values]) => `\`${column.replaceAll("`", "")}\` IN (${values.join(", ")})`);
-  if (state.where.trim()) parts.unshift(parts.length ? `(${state.where})` : state.where);
-  return parts.join(" AND ");
+  return state.where.trim() ? [state.where, ...parts] : parts;
+}
+
+// Whether an error of the service is about the expression.
+export function isAboutExpression(error, state) {
+  return error.code === "bad_filter" && error.where === 0 && state.where.trim() !== "";
 }
 
 // What a part is called on the page. Pictures that were dropped are counted by themselves, as the service counts them.
@@ -94,4 +100,13 @@ export function pictureOfQuery(state) {
   pictures.sort((one, other) => other.weight - one.weight);
   if (pictures.length) return pictures[0];
   return state.more.length ? { kind: "item", value: state.more[0] } : null;
+}
+
+// What this picture is called where it stands beside a result: which of the query's, where there are several.
+export function askedFor(state, other) {
+  const pictures = state.parts.filter((part) => part.kind !== "words" && part.weight > 0);
+  const alone = pictures.filter((one) => one.weight === other.weight).length === 1; // none is heavier: it was chosen for that
+  if (pictures.length > 1) return `Asked for: ${partName(state, other)}, ${alone ? "the heaviest" : "the first"} of ${pictures.length}`;
+  if (!pictures.length && state.more.length > 1) return `Asked for: Item ${other.value.slice(0, 6)}, the first of “More like these”`;
+  return "Asked for";
 }
