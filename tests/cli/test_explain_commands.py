@@ -59,6 +59,7 @@ def test_evidence(fieldmark: Cli, place: Path, tmp_path: Path) -> None:
     [
         (("explain", "a.png"), "B must be given"),
         (("explain", "a.png", "b.png"), "set --run"),
+        (("explain", "a.png", "b.png", "--run", "bundled-embedder"), "bundled-embedder is a universal embedder"),
         (("explain", "evidence"), "set --runs"),
     ],
 )

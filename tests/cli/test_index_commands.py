@@ -1,6 +1,7 @@
 """The index's commands, from pictures to an exported file."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,12 @@ def test_the_life_of_an_index(fieldmark: Cli, run: Path, tmp_path: Path) -> None
     said = fieldmark("index", "verify", "--index", index, "--workers", 0, "--sample", 0)
     assert said.code == 2 and "changed: kind-0/0.png" in said.out and "1 changed" in said.err
     assert "1 changed, 5 unchanged, 1 failed" in fieldmark(*build).out
+    good = (root / "kind-0" / "0.png").read_bytes()
+    (root / "kind-0" / "0.png").write_bytes(good[:50])
+    said = fieldmark("index", "verify", "--index", index, "--workers", 0, "--sample", 0)
+    assert "1 unreadable\n  repair the files" in said.err and "--prune drops" not in said.err
+    assert "2 failed, 1 of them indexed before: its row is kept" in fieldmark(*build, "--prune").out
+    (root / "kind-0" / "0.png").write_bytes(good)
 
     said = fieldmark("index", "compact", "--index", index, "--rebuild", "--vectors.kind", "approximate")
     assert said.code == 0 and "→ 1 fragments" in said.out
@@ -74,6 +81,52 @@ def test_the_life_of_an_index(fieldmark: Cli, run: Path, tmp_path: Path) -> None
 def test_wrong_input_is_one_clear_line(fieldmark: Cli, words: tuple[str, ...], message: str) -> None:
     said = fieldmark("index", *words)
     assert said.code == 2 and message in said.err and "Traceback" not in said.err
+
+
+def test_what_needs_no_encoder_is_checked_before_it_is_loaded(fieldmark: Cli, run: Path, tmp_path: Path) -> None:
+    root, empty = draw_folder(tmp_path / "birds", 1), tmp_path / "empty"
+    empty.mkdir()
+    lines = tmp_path / "birds.jsonl"
+    lines.write_text(json.dumps({"path": "birds/kind-0/0.png", "IN": "x", "a b": 1, "id": 2, "größe": 3}))
+    for images, index, message in (
+        (tmp_path / "nowhere", "index", "there is no"),
+        (empty, "index", "holds no pictures"),
+        (root, "birds", "is not empty and holds no index"),
+        (lines, "index", "called 'id' itself; 'a b', 'größe' cannot stand in a filter"),
+    ):
+        words = ("--encoder", run, "--images", images, "--index", tmp_path / index, "--workers", 0)
+        said = fieldmark("index", "build", *words)
+        assert said.code == 2 and message in said.err and "loading" not in said.err, said.err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to become somebody else")
+def test_places_that_may_not_be_written_are_named(fieldmark: Cli, run: Path, tmp_path: Path) -> None:
+    root, index = draw_folder(tmp_path / "birds", 2), tmp_path / "sealed" / "index"
+    build = ("index", "build", "--encoder", run, "--images", root, "--index", index, "--workers", 0)
+    assert fieldmark(*build).code == 0
+    for folder in (tmp_path, *tmp_path.parents[:2]):  # pytest's own are closed to others
+        folder.chmod(0o755)
+    page = ("search", "--index", index, "--more_like", "kind-0/0.png", "--html", index.parent / "new" / "found.html")
+    new = (*build[:-3], index.parent / "other", "--workers", 0)
+    os.seteuid(65534)
+    try:
+        found = [
+            (fieldmark(*words), place)
+            for words, place in (
+                (build, index),
+                (new, index.parent / "other"),
+                (page, page[-1]),
+                (("index", "compact", "--index", index), index),
+                (("index", "export", "--index", index, "--out", index / "rows.jsonl"), index / "rows.jsonl"),
+            )
+        ]
+        read = fieldmark("search", "--index", index, "--more_like", "kind-0/0.png")
+    finally:
+        os.seteuid(0)
+    for said, place in found:
+        assert said.code == 2 and said.out == "" and "from a library" not in said.err
+        assert f"{place} cannot be written (Permission denied): get the right" in said.err and "loading" not in said.err
+    assert read.code == 0 and "1 of 2 pictures" in read.out
 
 
 def test_filters_of_an_export_are_checked(fieldmark: Cli, run: Path, tmp_path: Path) -> None:

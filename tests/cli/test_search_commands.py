@@ -76,6 +76,17 @@ def test_search_prints_a_table_and_writes_a_page(fieldmark: Cli, colours: Path) 
     assert said.out == "nothing was found among those with number > 99\n"
 
 
+def test_notes_and_long_values(fieldmark: Cli, colours: Path) -> None:
+    index = Index.open(colours)
+    index.table.update(where="path = 'red-0.png'", values={"colour": "x" * 60})
+    asked = ["search", "--index", colours, "--encoder", colours.parent / "encoder", "--text", "red and more of it"]
+    said = fieldmark(*asked)
+    assert said.code == 0 and said.err.startswith("note: the words that begin with 'red and")
+    assert f" {'x' * 39}… " in said.out and "x" * 40 not in said.out
+    told = json.loads(fieldmark(*asked, "--json").out)
+    assert len(told["notes"]) == 1 and "x" * 60 in [hit["colour"] for hit in told["hits"]]
+
+
 def test_near_duplicates_of_the_whole_index(fieldmark: Cli, colours: Path) -> None:
     page = colours.parent / "twins.html"
     said = fieldmark("search", "--index", colours, "--duplicates", "--where", "number < 4", "--html", page)
@@ -99,6 +110,7 @@ def test_near_duplicates_of_the_whole_index(fieldmark: Cli, colours: Path) -> No
         (["--more_like", "red-0.png", "--where", "colr = 'x'"], "did you mean 'colour'"),
         (["--more_like", "red-0.png", "-k", "0"], "k is 0"),
         (["--duplicates", "--threshold", "2"], "the threshold is 2.0"),
+        (["--text", " "], "a part's text is empty"),
         (["--text", "red", "--together"], "give an image and text"),
         (["--more_like", "red-0.png", "--html", "."], "is a folder"),
     ],

@@ -1,8 +1,10 @@
 """fieldmark serve says what is wrong before it listens."""
 
+import socket
 from pathlib import Path
 
 import pytest
+from tests.fixtures_search import colour_index
 
 from fieldmark.cli import main
 
@@ -23,6 +25,15 @@ def test_what_is_wrong_is_said(
 ) -> None:
     assert main([one.format(tmp=tmp_path) for one in arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_said_before_the_encoder_is_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index, _ = colour_index(tmp_path)  # whose encoder is nowhere
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "--index", str(index.path), "--port", port]) == 2
+    told = capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1:{port} (Address already in use)" in told and "Open http" not in told
 
 
 def test_help_of_demo_and_demo_serve(capsys: pytest.CaptureFixture[str]) -> None:

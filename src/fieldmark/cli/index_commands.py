@@ -32,12 +32,17 @@ def _index_build(options: "Options") -> Run:
         from fieldmark.search.maintenance import FAILURES
         from fieldmark.search.progress import BuildProgress
 
-        print("loading the encoder …", file=sys.stderr, flush=True)  # seconds, before the first picture
+        def loading() -> None:
+            print("loading the encoder …", file=sys.stderr, flush=True)  # seconds, before the first picture
+
         with BuildProgress() as progress:
-            report = build_index(given.config, progress=progress)
+            report = build_index(given.config, progress=progress, loading=loading)
         parts = {"added": report.added, "changed": report.changed, "with new metadata": report.relabelled}
         parts |= {"unchanged": report.unchanged, "removed": report.removed, "failed": report.failed}
         print(", ".join(f"{count:,} {what}" for what, count in parts.items() if count) or "nothing to do")
+        if report.kept:
+            rows = "its row is kept" if report.kept == 1 else "their rows are kept"
+            print(f"{report.failed:,} failed, {report.kept:,} of them indexed before: {rows}")
         if report.failed:
             print(f"why they failed: {Path(given.config.index) / FAILURES}")
         embedded = report.added + report.changed
@@ -120,7 +125,7 @@ def _index_verify(options: "Options") -> Run:
         from fieldmark.cli.printing import printable
         from fieldmark.search.encoders import load_search_encoder
         from fieldmark.search.index import Index
-        from fieldmark.search.verify import verify_index
+        from fieldmark.search.verify import REMEDIES, verify_index
 
         index = Index.open(given.index)
         encoder = load_search_encoder(given.encoder or index.encoder_name, given.device) if given.sample else None
@@ -141,8 +146,8 @@ def _index_verify(options: "Options") -> Run:
         )
         if not found.good:
             counts = ", ".join(f"{count:,} {kind}" for kind, count in found.counts.items())
-            prune = " (--prune drops what is missing)" if "missing" in found.counts else ""
-            raise ValueError(f"{given.index} is not as it should be: {counts}. Build again to mend it{prune}")
+            remedies = "".join(f"\n  {remedy}" for kind, remedy in REMEDIES.items() if kind in found.counts)
+            raise ValueError(f"{given.index} is not as it should be: {counts}{remedies}")
         print("all is well")
 
     return run

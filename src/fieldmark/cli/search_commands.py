@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from fieldmark.cli.commands import Run, command
 
+_CELL = 40
+"""Characters of a column's value in the table; --json has all."""
+
 if TYPE_CHECKING:
     from fieldmark.cli.options import Given, Options
     from fieldmark.search.index import Index
@@ -52,6 +55,8 @@ def _search(options: "Options") -> Run:
         from fieldmark.search.written_queries import written_query
 
         index = Index.open(given.index)
+        if given.html is not None:
+            _check_page(Path(given.html))  # before minutes of work
         asked = {"images": given.image, "texts": given.text, "minus": given.minus}
         asked |= {"more_like": given.more_like, "less_like": given.less_like}
         if given.duplicates and not any(asked.values()):
@@ -80,13 +85,15 @@ def _print_results(index: "Index", query: "SearchQuery", given: "Given") -> None
     encoder = load_index_encoder(index, given.encoder, given.device) if query.encoded else None
     results = search(index, query, encoder, exact=given.exact)
     rows = results.as_rows()
+    for note in results.notes:
+        print(f"note: {note}", file=sys.stderr)
     if given.json:
-        print(as_text({"seconds": results.seconds, "hits": rows}))
+        print(as_text({"seconds": results.seconds, "notes": results.notes, "hits": rows}))
     elif rows:
         print(_table(rows))
         print(f"{len(rows)} of {len(index):,} pictures, {results.seconds:.2f} s")
     else:
-        print("nothing was found" + (f" among those with {query.where}" if query.where else ""))
+        print("nothing was found" + (f" among those with {query.condition}" if query.where else ""))
     if given.html is not None:
         _write_page(given.html, results_html(index, query, results))
 
@@ -125,27 +132,37 @@ def _print_duplicates(index: "Index", given: "Given") -> None:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    """Rank, score, path, id and the other columns, aligned."""
-    from fieldmark.cli.printing import printable
-
-    names = ["rank", "score", "path", "id", *(name for name in rows[0] if name not in ("rank", "score", "path", "id"))]
-    cells = [names] + [
-        [
-            f"{row[name]:.3f}" if name == "score" else "–" if row[name] is None else printable(str(row[name]))
-            for name in names
-        ]
-        for row in rows
-    ]
+    """Rank, score, path, id and the other columns, shortened, aligned."""
+    own = ("rank", "score", "path", "id")
+    names = [*own, *(name for name in rows[0] if name not in own)]
+    cells = [names] + [[_cell(name, row[name]) for name in names] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells)
 
 
+def _cell(name: str, value: Any) -> str:
+    from fieldmark.cli.printing import printable
+
+    if name == "score":
+        return f"{value:.3f}"
+    text = "–" if value is None else printable(str(value))
+    return text if len(text) <= _CELL or name in ("path", "id") else f"{text[: _CELL - 1]}…"
+
+
+def _check_page(file: Path) -> None:
+    from fieldmark.search.disk import require_writable
+
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: name the file, for instance {file / 'found.html'}")
+    require_writable(file)
+
+
 def _write_page(path: str, text: str) -> None:
+    from fieldmark.search.disk import storing
     from fieldmark.training.run_folder import write_text
 
     file = Path(path)
-    if file.is_dir():
-        raise ValueError(f"{file} is a folder: name the file, for instance {file / 'found.html'}")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, text)
+    with storing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, text)
     print(f"written: {file}", file=sys.stderr)

@@ -12,6 +12,7 @@ from fieldmark.data.decode import decode_image
 from fieldmark.evaluation.correspondence import explain_pair, picture_pixels
 from fieldmark.evaluation.pair_account import PairAccount, account_of_pair
 from fieldmark.experiments.saved_runs import encoder_folder, read_part
+from fieldmark.models.bundled import located
 from fieldmark.models.embedder_files import EMBEDDER_FILE
 from fieldmark.models.retrieval_encoder import RetrievalEncoder
 from fieldmark.policy.adjudication import RolloutConfig
@@ -81,11 +82,11 @@ def run_explain(a: Path, b: Path, config: ExplainConfig) -> Explained:
     """
     if not config.run:
         raise ValueError("no encoder given: set --run to the folder of a run or of a saved encoder")
-    run = Path(config.run)
+    run = Path(located(config.run))
     if any((folder / EMBEDDER_FILE).is_file() for folder in (run, run / "encoder")):
         raise ValueError(
-            f"{run} is a universal embedder: its embedding is a state of the language model, which is no sum over "
-            "patches, so there is no exact decomposition. Those of fieldmark train saga and train metric have one"
+            f"{config.run} is a universal embedder: its embedding is a state of the language model, which is no sum "
+            "over patches, so there is no exact decomposition. Those of fieldmark train saga and train metric have one"
         )
     folder = encoder_folder(run)
     rollouts = _rollouts(config, folder) if config.supervisor else None

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ def serve(config: ServiceConfig) -> None:
     """
     token = None if config.token_file is None else read_token(config.token_file)
     index = Index.open(config.index)
+    _require_free(config)  # before the encoder is loaded, and before anybody is told to open a browser
     place = config.encoder or index.encoder_name
     if config.encoder is None and not Path(place).exists():
         raise ValueError(f"the index was built with {place}, which is not there any more: say where with --encoder")
@@ -81,10 +83,30 @@ def serve(config: ServiceConfig) -> None:
     try:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(server.serve())
-    except SystemExit as stop:  # uvicorn's answer to an address that it cannot have; it has logged why
-        raise ValueError(f"cannot listen on {config.host}:{config.port}: choose another --port") from stop
+    except SystemExit as stop:  # uvicorn's answer to an address that was taken meanwhile; it has logged why
+        raise _not_free(config) from stop
     if not server.started:
-        raise ValueError(f"cannot listen on {config.host}:{config.port}: choose another --port")
+        raise _not_free(config)
+
+
+def _require_free(config: ServiceConfig) -> None:
+    """Hold that the address can be listened on. Raises ValueError."""
+    try:
+        addresses = socket.getaddrinfo(
+            config.host.strip("[]"), config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, kind, protocol, _, address in addresses:
+            with socket.socket(family, kind, protocol) as tried:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn will
+                if family == socket.AF_INET6:
+                    tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                tried.bind(address)
+    except OSError as error:
+        raise _not_free(config, f" ({error.strerror})") from error
+
+
+def _not_free(config: ServiceConfig, why: str = "") -> ValueError:
+    return ValueError(f"cannot listen on {config.host}:{config.port}{why}: choose another --port, or another --host")
 
 
 def _welcome(config: ServiceConfig, rows: int, has_token: bool) -> list[str]:
