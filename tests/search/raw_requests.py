@@ -43,7 +43,7 @@ def form(
     return http("POST", target, body, f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n{headers}")
 
 
-def filtered(where: str) -> bytes:
+def filtered(where: object) -> bytes:
     return query(json.dumps({"parts": [{"id": "{id}"}], "where": where}))
 
 

@@ -203,6 +203,21 @@ def test_what_is_wrong_with_lines_is_told(tmp_path: Path) -> None:
     assert "names no picture" in told["line 6"]
 
 
+def test_rows_whose_pictures_fail_now_are_counted(tmp_path: Path) -> None:
+    root, folder = draw_folder(tmp_path / "birds", 4), tmp_path / "index"
+    names = [f"kind-{number % 3}/{number}.png" for number in range(4)]
+    images = write_list(root, [{"file_name": name} for name in (*names, "never.png")])
+    assert build(images, folder).kept == 0
+    (root / names[0]).unlink()
+    (root / names[1]).write_bytes(b"x")
+    report = build(images, folder)
+    assert (report.failed, report.kept, report.rows) == (3, 2, 4)
+    kept = "(the index keeps the picture that was there before)"
+    assert [name for name, reason in failures(folder).items() if kept in reason] == names[:2]
+    report = build(images, folder, prune=True)
+    assert (report.failed, report.kept, report.rows) == (3, 1, 3), "what is gone goes, what is damaged stays"
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
