@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from tests.search.axe import axe_source
 from tests.search.browser import in_sight, open_page, upload, wait_for_results
-from tests.search.serving import Served, serve
+from tests.search.serving import Served, png, serve
 
 SERIOUS = ("serious", "critical")
 
@@ -143,6 +144,24 @@ def test_explanation_opens_closes_and_goes_back(page: Any, picture_file: Path) -
     page.locator("#start").wait_for(state="visible")
     page.go_forward()
     wait_for_results(page)
+
+
+@pytest.mark.parametrize(
+    ("size", "viewport"), [((60, 180), {"width": 1200, "height": 900}), ((180, 60), {"width": 360, "height": 740})]
+)
+def test_explained_pictures_keep_their_ratio(
+    browser: Any, served: Served, size: tuple[int, int], viewport: dict[str, int]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    with open_page(browser, served.url, viewport=viewport) as page:
+        upload(page, "a.png", png(pixels))
+        wait_for_results(page)
+        page.locator(".card .picture").first.click()
+        page.wait_for_selector("#explanation[open] canvas")
+        page.wait_for_function("() => document.querySelector('.layers img').naturalWidth > 0")
+        box, image, canvas = (page.locator(".layers").first.evaluate(_BOX, one) for one in ("", "img", "canvas"))
+        assert image == box == canvas and image[2] / image[3] == pytest.approx(size[0] / size[1], rel=0.03)
+        assert image[3] <= 0.6 * viewport["height"] + 1 and page.complaints == []
 
 
 def test_bars_tell_the_scores_apart_and_say_how(page: Any, picture_file: Path) -> None:

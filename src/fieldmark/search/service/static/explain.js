@@ -101,7 +101,9 @@ function told(found) {
 function figure(image, caption) {
   const canvas = el("canvas", { "aria-hidden": "true" });
   const layers = el("div", { class: "layers" }, image, canvas);
-  image.addEventListener("load", () => layers.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight));
+  const fit = () => image.naturalWidth && layers.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
+  image.addEventListener("load", fit);
+  fit(); // it may be here already
   return { canvas, box: el("figure", {}, layers, el("figcaption", {}, caption)) };
 }
 
