@@ -39,10 +39,11 @@ def _index_build(options: "Options") -> Run:
             report = build_index(given.config, progress=progress, loading=loading)
         parts = {"added": report.added, "changed": report.changed, "with new metadata": report.relabelled}
         parts |= {"unchanged": report.unchanged, "removed": report.removed, "failed": report.failed}
-        print(", ".join(f"{count:,} {what}" for what, count in parts.items() if count) or "nothing to do")
+        said = [f"{count:,} {what}" for what, count in parts.items() if count]
         if report.kept:
             rows = "its row is kept" if report.kept == 1 else "their rows are kept"
-            print(f"{report.failed:,} failed, {report.kept:,} of them indexed before: {rows}")
+            said.append(f"{report.kept:,} of them indexed before: {rows}")
+        print(", ".join(said) or "nothing to do")
         if report.failed:
             print(f"why they failed: {Path(given.config.index) / FAILURES}")
         embedded = report.added + report.changed
