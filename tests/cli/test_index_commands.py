@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -99,13 +101,20 @@ def test_what_needs_no_encoder_is_checked_before_it_is_loaded(fieldmark: Cli, ru
         assert said.code == 2 and message in said.err and "loading" not in said.err, said.err
 
 
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A folder that others may read; pytest's own are closed to them."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to become somebody else")
-def test_places_that_may_not_be_written_are_named(fieldmark: Cli, run: Path, tmp_path: Path) -> None:
-    root, index = draw_folder(tmp_path / "birds", 2), tmp_path / "sealed" / "index"
-    build = ("index", "build", "--encoder", run, "--images", root, "--index", index, "--workers", 0)
+def test_places_that_may_not_be_written_are_named(fieldmark: Cli, run: Path, open_path: Path) -> None:
+    root, index = draw_folder(open_path / "birds", 2), open_path / "sealed" / "index"
+    encoder = shutil.copytree(run, open_path / "run")
+    build = ("index", "build", "--encoder", encoder, "--images", root, "--index", index, "--workers", 0)
     assert fieldmark(*build).code == 0
-    for folder in (tmp_path, *tmp_path.parents[:2]):  # pytest's own are closed to others
-        folder.chmod(0o755)
     page = ("search", "--index", index, "--more_like", "kind-0/0.png", "--html", index.parent / "new" / "found.html")
     new = (*build[:-3], index.parent / "other", "--workers", 0)
     os.seteuid(65534)
