@@ -2,8 +2,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.fixtures_models import save_tiny
+from tests.fixtures_retrieval import write_squares
 
 from fieldmark.data.fieldguide.world import FieldguideConfig, write_fieldguide
+from fieldmark.data.summaries import KnownSummary, summary_lines
+from fieldmark.models.adapters import AdapterConfig
+from fieldmark.models.embedding_prompts import EmbedderConfig
 from fieldmark.policy.adjudication import RolloutConfig
 from fieldmark.training.config import (
     DataConfig,
@@ -14,7 +19,10 @@ from fieldmark.training.config import (
     SagaConfig,
     ScheduleConfig,
 )
-from fieldmark.training.optimiser import OptimiserConfig
+from fieldmark.training.contrastive_config import ContrastiveConfig, EmbedderModelConfig, HeldOutConfig
+from fieldmark.training.optimiser import AdapterOptimiserConfig, OptimiserConfig
+from fieldmark.training.rehearsal import RehearsalConfig
+from fieldmark.training.retrieval_data import RetrievalDataConfig, load_training_task
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +68,45 @@ def metric_config(saga_config) -> MetricConfig:
         optimiser=s.optimiser,
         schedule=s.schedule,
     )
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory) -> Path:
+    return write_squares(tmp_path_factory.mktemp("squares") / "mbeir")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def contrastive_config(squares, checkpoint, tmp_path) -> ContrastiveConfig:
+    return ContrastiveConfig(
+        run=str(tmp_path / "run"),
+        seed=1,
+        data=RetrievalDataConfig(path=str(squares), workers=0),
+        validation=HeldOutConfig(queries=4, candidates=20),
+        model=EmbedderModelConfig(
+            base=str(checkpoint),
+            adapter=AdapterConfig(rank=4, alpha=8, dropout=0.2),
+            embedder=EmbedderConfig(image_size=16),
+        ),
+        batch_size=8,
+        chunk_size=5,
+        hard_negatives=1,
+        optimiser=AdapterOptimiserConfig(lr=3e-3),
+        schedule=ScheduleConfig(steps=3, validate_every=3, checkpoint_every=1, select="last"),
+    )
+
+
+@pytest.fixture
+def rehearsing(contrastive_config, tmp_path) -> ContrastiveConfig:
+    """The same beside known summaries of all queries and candidates."""
+    config = contrastive_config
+    task = load_training_task(config.data)
+    known = [KnownSummary("query", q.id, f"find {q.item.text or 'it'}") for q in task.queries]
+    known += [KnownSummary("candidate", c.id, f"{c.text or 'a square'}") for c in task.candidates]
+    file = tmp_path / "summaries.jsonl"
+    file.write_text(summary_lines(known), encoding="utf-8")
+    return replace(config, rehearsal=RehearsalConfig(path=str(file), per_step=5, weight=0.5))
