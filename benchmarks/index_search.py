@@ -2,7 +2,7 @@
 
     python benchmarks/index_search.py [--short] [--million] [--json PATH]
 
-Workload: 100,000 random rows x 512 (short: 5,000; --million: 1,000,000, which takes an hour or more), and queries drawn
+Workload: 100,000 random rows x 512 (short: 5,000; --million: 1,000,000, which takes an hour), and queries drawn
 like them that are no rows. Rows are normal numbers whose variance falls as 1/j along the axes of a random rotation, at
 unit length, as embeddings of pictures are spread: some 28 dimensions count. With --isotropic all 512 count alike; no
 graph helps there, and every approximate search must look at a large part of the rows.
@@ -195,7 +195,7 @@ MAKERS: dict[str, Callable[[], Side]] = {"torch": TorchSide, "fieldmark": Fieldm
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="5,000 rows, under a minute")
-    parser.add_argument("--million", action="store_true", help="1,000,000 rows: an hour or more, 6 GB of memory")
+    parser.add_argument("--million", action="store_true", help="1,000,000 rows: an hour, 6 GB of memory")
     parser.add_argument("--isotropic", action="store_true", help="rows without any structure")
     parser.add_argument("--json", type=Path, help="also write the results there")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="per side (default: all cores)")
