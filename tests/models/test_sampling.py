@@ -133,6 +133,20 @@ def test_a_branch_does_not_depend_on_when_others_end(backbone):
             assert torch.equal(shorter.ids, completion.ids[: ends[0] + 1 if ends else None])
 
 
+def test_large_vocabularies_are_drawn_from_without_sorting(monkeypatch):
+    monkeypatch.setattr("fieldmark.models.sampling.SORTED_VOCABULARY", 8)
+    logits = 2 * torch.randn(1, 40, generator=torch.Generator().manual_seed(1))
+    logits[0, 5] = logits[0, 39] = -torch.inf
+    grid = (torch.arange(20000, dtype=torch.float64) + 0.5) / 20000
+    tokens, logprobs = _draw(logits.expand(20000, -1), grid, 0.7, 1.0)
+    expected = (logits[0] / 0.7).softmax(-1)
+    torch.testing.assert_close(tokens.bincount(minlength=40) / 20000, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logprobs, expected[tokens].log())
+    assert bool((tokens.diff() >= 0).all()), "in the vocabulary's own order"
+    ends, _ = _draw(logits.expand(2, -1), torch.tensor([0.0, 1.0], dtype=torch.float64), 0.7, 1.0)
+    assert ends.tolist() == [0, 38], "nothing of probability 0, also at the very ends"
+
+
 def plain_nucleus(logits, temperature, top_p):
     """Sort all, keep the smallest head with enough mass, renormalise."""
     probabilities = (logits.double() / temperature).softmax(-1)

@@ -19,6 +19,9 @@ from fieldmark.models.vision_tokens import VisionTokens
 # Owners of a cached key other than a branch (>= 0): all branches of the prompt, none, and a dummy query.
 EVERYONE, NOBODY, DUMMY = -1, -2, -3
 FIRST_CANDIDATES = 128
+SORTED_VOCABULARY = 8192
+"""Up to this size a full distribution is sorted before it is drawn from, which it need not be: seeds keep drawing what
+they drew for the committed evidence, and the sort costs little."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,8 @@ def _draw(
     scaled = logits / temperature
     normaliser = scaled.logsumexp(-1, keepdim=True)
     size = logits.shape[-1]
+    if top_p == 1 and size > SORTED_VOCABULARY:
+        return _draw_unsorted(scaled - normaliser, uniform)
     everything = top_p == 1 or candidates >= size // 3  # from here on sorting all is faster than selecting
     values, tokens = scaled.sort(dim=-1, descending=True) if everything else scaled.topk(candidates, dim=-1)
     probabilities = (values - normaliser).double().exp()
@@ -217,6 +222,15 @@ def _draw(
     if not everything and bool(wider.any()):
         token[wider], log_probability[wider] = _draw(logits[wider], uniform[wider], temperature, top_p, candidates * 8)
     return token, log_probability
+
+
+def _draw_unsorted(logprobs: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """The same from the whole distribution, log-probabilities (n, V): nothing is cut, so its order does not matter."""
+    cumulative = logprobs.double().exp().cumsum(-1)
+    mass = cumulative[:, -1:]
+    below = (uniform[:, None] * mass).minimum(mass.nextafter(torch.zeros_like(mass)))  # never a token behind the last
+    token = torch.searchsorted(cumulative, below, right=True)
+    return token[:, 0], logprobs.gather(-1, token)[:, 0]
 
 
 class _GrowingLayer(DynamicLayer):
