@@ -35,6 +35,11 @@ def test_a_page_of_results(tmp_path: Path) -> None:
         assert words in page.text, words
     assert ("is not in" in page.text and "no known picture format" in page.text) or "text, not a picture" in page.text
     assert page.text.index("yellow-") < page.text.index("blue-")  # by rank
+    cut = SearchQuery((Part(text="red and more of it"),))
+    assert (
+        "Note: the words that begin with 'red and more of it'"
+        in Reader(results_html(index, cut, search(index, cut, encoder))).text
+    )
     empty = Reader(results_html(index, query, search(index, SearchQuery(query.parts, where="number > 99"), encoder)))
     assert "No picture meets the condition." in empty.text
 
@@ -73,7 +78,7 @@ def test_a_threshold_that_links_everything_is_called_too_low(tmp_path: Path) -> 
 def test_names_and_columns_cannot_break_out() -> None:
     picture = ShownPicture(EVIL, EVIL, 0.5, None, EVIL, {EVIL: EVIL, "none": None, "empty": ""})
     for text in (
-        results_page([ShownPart(EVIL, -1.0, EVIL)], [picture], EVIL, {EVIL: EVIL}),
+        results_page([ShownPart(EVIL, -1.0, EVIL)], [picture], EVIL, {EVIL: EVIL}, [EVIL]),
         duplicates_page([ShownGroup([picture, picture], 2)], EVIL, {}),
     ):
         page = Reader(text)

@@ -48,12 +48,29 @@ class ShownGroup:
 
 
 def results_page(
-    parts: Sequence[ShownPart], found: Sequence[ShownPicture], summary: str, settings: Mapping[str, Any]
+    parts: Sequence[ShownPart],
+    found: Sequence[ShownPicture],
+    summary: str,
+    settings: Mapping[str, Any],
+    notes: Sequence[str] = (),
 ) -> Html:
-    """What was asked, and the pictures that were found, best first. summary: a sentence below the title."""
+    """What was asked, and the pictures that were found, best first.
+
+    Args:
+        summary: a sentence below the title.
+        notes: what was not done as asked.
+    """
     results = [_picture(one, f"{rank}") for rank, one in enumerate(found, start=1)]
     sections = [
-        Section("query", "Asked for", "", el("ul", [_part(one) for one in parts], class_="found parts")),
+        Section(
+            "query",
+            "Asked for",
+            "",
+            join(
+                el("ul", [_part(one) for one in parts], class_="found parts"),
+                [el("p", f"Note: {note}") for note in notes],
+            ),
+        ),
         Section(
             "results",
             "Found",

@@ -28,7 +28,7 @@ def results_html(index: "Index", query: SearchQuery, results: SearchResults) -> 
     summary = f"The {len(found)} best of {len(index):,} pictures{narrowed}, in {results.seconds:.2f} s."
     given = {"condition": query.condition, "instruction": query.instruction}
     settings = _settings(index) | {name: value for name, value in given.items() if value}
-    return results_page(list(_parts(index, query)), found, summary, settings)
+    return results_page(list(_parts(index, query)), found, summary, settings, results.notes)
 
 
 def duplicates_html(index: "Index", duplicates: Duplicates) -> Html:
