@@ -7,7 +7,8 @@ import pytest
 from tests.fixtures_models import save_tiny
 from tests.fixtures_retrieval import write_squares
 
-from fieldmark.data.summaries import read_summaries
+from fieldmark.data.multimodal.mbeir_writing import NewCandidate, NewCollection, NewQuery, write_mbeir
+from fieldmark.data.summaries import KnownSummary, read_summaries
 from fieldmark.evaluation.embedding import EncodingConfig
 from fieldmark.experiments.summarising import SummariesConfig, write_summaries
 from fieldmark.models.embedding_prompts import EmbedderConfig, Request
@@ -51,6 +52,50 @@ def test_summaries_of_other_data_are_refused(config: SummariesConfig, tmp_path: 
     file.write_text('{"qid": "99:1", "summary": "a bird"}\n')
     with pytest.raises(ValueError, match="sums up no query"):
         Rehearsal(RehearsalConfig(path=str(file)), load_training_task(config.data), seed=0)
+
+
+def write_annotated(root: Path) -> Path:
+    """Two queries with grains and one without; candidate 3 answers none, and 2 lacks a grain of what it answers."""
+    (root / "mbeir_images").mkdir(parents=True)
+    queries = [
+        NewQuery(1, "train", 1, {1: 2, 2: 1}, text="hooked and red", grains=("hooked", "red")),
+        NewQuery(2, "train", 1, {1: 2}, text="barred", grains=("barred",)),
+        NewQuery(3, "train", 1, {2: 2}, text="something else"),
+    ]
+    facts = {2: ("hooked", "blue")}
+    pool = [NewCandidate(number, text=f"bird {number}", facts=facts.get(number, ())) for number in (1, 2, 3)]
+    write_mbeir(root, NewCollection("birds", 10, queries, {(1, "train"): pool}, {1: ("Find it.",)}))
+    return root
+
+
+def test_grains_are_the_summaries_of_queries_and_of_what_answers_them(tmp_path: Path):
+    config = SummariesConfig(
+        annotated=True,
+        drafts=20,
+        out=str(tmp_path / "summaries.jsonl"),
+        data=RetrievalDataConfig(path=str(write_annotated(tmp_path / "mbeir"))),
+    )
+    report = write_summaries(config)
+    known = set(read_summaries(report.file))
+    both = ("hooked, red", "red, hooked")
+    assert known == {
+        *(KnownSummary("query", "10:1", text) for text in both),
+        KnownSummary("query", "10:2", "barred"),
+        *(KnownSummary("candidate", "10:1", text) for text in (*both, "barred")),
+        KnownSummary("candidate", "10:2", "hooked"),
+    }
+    assert report.written == 7 and report.empty == 2 and "of 2 more no grains are known" in report.as_text()
+    again = replace(config, out=str(tmp_path / "again.jsonl"))
+    assert write_summaries(again).file.read_bytes() == report.file.read_bytes()
+
+
+def test_a_collection_without_grains_needs_a_model(config: SummariesConfig):
+    with pytest.raises(ValueError, match="lists no grains"):
+        write_summaries(replace(config, embedder="", annotated=True))
+    with pytest.raises(ValueError, match="need no model"):
+        replace(config, annotated=True)
+    with pytest.raises(ValueError, match="drafts"):
+        replace(config, drafts=2)
 
 
 @pytest.mark.parametrize(

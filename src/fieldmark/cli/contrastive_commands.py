@@ -71,11 +71,13 @@ def _data_mine(options: "Options") -> Run:
 
 @command("data summaries", "summaries of training queries and candidates, to be rehearsed in contrastive training")
 def _data_summaries(options: "Options") -> Run:
-    """Lets a model sum up training queries and candidates, before contrastive training makes it forget how to.
-    `fieldmark train contrastive --rehearsal FILE` keeps the ability that ELVA's third stage needs.
+    """Lets a model sum up training queries and candidates, before contrastive training makes it forget how to; or
+    reads summaries off a collection that lists the grains of its queries, for a model that never wrote any.
+    `fieldmark train contrastive --rehearsal FILE` keeps or teaches the ability that ELVA's third stage needs.
 
-    example:
+    examples:
       fieldmark data summaries --embedder models/qwen2-vl --data M-BEIR --out summaries.jsonl
+      fieldmark data summaries --annotated true --drafts 2 --data worlds/emoji --out summaries.jsonl
     """
     from fieldmark.experiments.summarising import SummariesConfig
 

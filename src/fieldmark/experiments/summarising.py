@@ -1,4 +1,7 @@
-"""`fieldmark data summaries`: what an embedder writes about training queries and candidates, to be rehearsed later."""
+"""`fieldmark data summaries`: summaries of training queries and candidates, to be rehearsed later.
+
+An embedder writes them, or they are read off a collection that lists its grains (``annotated``).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +11,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from fieldmark.data.contrastive_batches import Chosen
-from fieldmark.data.retrieval import Item, Query
+from fieldmark.data.retrieval import Item, Query, RetrievalTask
 from fieldmark.data.summaries import KnownSummary, summary_lines
 from fieldmark.evaluation.embedding import EncodingConfig, Progress, encode_all
 from fieldmark.models.embedding_prompts import EmbedderConfig
@@ -30,6 +33,12 @@ class SummariesConfig:
 
     embedder: str = ""
     """A run, a saved embedder, a peft adapter or a whole model: before it is trained to embed."""
+    annotated: bool = False
+    """Without a model, from a collection that lists grains: a query's are its summary, and a candidate's are those of a
+    query that it answers."""
+    drafts: int = 1
+    """annotated only: summaries of each. Each has the grains in another order, and of a candidate perhaps another
+    query's."""
     out: str = ""
     """JSONL file to write."""
     data: RetrievalDataConfig = field(default_factory=RetrievalDataConfig)
@@ -52,20 +61,27 @@ class SummariesConfig:
             raise ValueError(f"need queries or candidates to sum up, got {self.queries} and {self.candidates}")
         if self.prompts.mode != "generative":
             raise ValueError("summaries are written in generative mode: set prompts.mode to generative")
+        if self.annotated and self.embedder:
+            raise ValueError("annotated summaries need no model: leave --embedder out, or --annotated")
+        if self.drafts < 1 or (self.drafts > 1 and not self.annotated):
+            raise ValueError(f"drafts are of --annotated, and at least 1, got {self.drafts}: a model writes greedily")
 
 
 @dataclass(frozen=True)
 class WrittenSummaries:
-    """What was written. empty: summaries without a word, left out. forced: kept ones that had spent the budget, or
-    ended the model's turn, without [RET]."""
+    """What was written. empty: summaries without a word, left out; of annotated ones, queries and candidates without
+    grains. forced: kept ones that had spent the budget, or ended the model's turn, without [RET]."""
 
     file: Path
     written: int
     empty: int
     forced: int
+    annotated: bool = False
 
     def as_text(self) -> str:
         """For people."""
+        if self.annotated:
+            return f"{self.written} summaries in {self.file}; of {self.empty} more no grains are known"
         return (
             f"{self.written} summaries in {self.file}; {self.forced} of them did not end in [RET], {self.empty} more "
             "were empty and are left out"
@@ -78,19 +94,39 @@ def write_summaries(config: SummariesConfig, progress: Progress | None = None) -
     Raises:
         ValueError: no embedder, data or file given, the file exists, or nothing but empty summaries.
     """
-    if not config.embedder or not config.out:
-        raise ValueError("set --embedder to the model that writes, and --out to the file")
+    if not (config.embedder or config.annotated) or not config.out:
+        raise ValueError("set --embedder to the model that writes (or --annotated), and --out to the file")
     out = Path(config.out)
     if out.exists():
         raise ValueError(f"{out} exists already: choose another --out, or remove it")
     task = load_training_task(config.data)
+    rng = np.random.default_rng(config.seed)
+    queries, candidates = _drawn(task.queries, config.queries, rng), _drawn(task.candidates, config.candidates, rng)
+    if config.annotated:
+        found, empty = _annotated(task, queries, candidates, config.drafts, rng)
+        forced = 0
+        if not found:
+            raise ValueError(f"{task.name} lists no grains of its queries: let a model write, with --embedder")
+    else:
+        found, empty, forced = _written(config, queries, candidates, progress)
+        if not found:
+            raise ValueError(
+                f"{config.embedder} wrote {empty} summaries without a word: it cannot be rehearsed from them"
+            )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, summary_lines(found))
+    return WrittenSummaries(out, len(found), empty, forced, config.annotated)
+
+
+def _written(
+    config: SummariesConfig, queries: Sequence[Query], candidates: Sequence[Item], progress: Progress | None
+) -> tuple[list[KnownSummary], int, int]:
+    """A model's, greedily; how many were empty, how many forced."""
     model = load_embedder(
         embedder_folder(config.embedder), config=config.prompts, dtype=config.dtype, device=config.device
     )
-    rng = np.random.default_rng(config.seed)
     found: list[KnownSummary] = []
     empty = forced = 0
-    queries, candidates = _drawn(task.queries, config.queries, rng), _drawn(task.candidates, config.candidates, rng)
     chosen: list[tuple[Literal["query", "candidate"], Sequence[Query] | Sequence[Item]]] = [
         ("query", queries),
         ("candidate", candidates),
@@ -105,11 +141,33 @@ def write_summaries(config: SummariesConfig, progress: Progress | None = None) -
                 forced += was_forced
             else:
                 empty += 1
-    if not found:
-        raise ValueError(f"{config.embedder} wrote {empty} summaries without a word: it cannot be rehearsed from them")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, summary_lines(found))
-    return WrittenSummaries(out, len(found), empty, forced)
+    return found, empty, forced
+
+
+def _annotated(
+    task: RetrievalTask, queries: Sequence[Query], candidates: Sequence[Item], drafts: int, rng: np.random.Generator
+) -> tuple[list[KnownSummary], int]:
+    """From grains; how many queries and candidates have none. A summary that is drawn twice is written once."""
+    answers: dict[str, list[tuple[str, ...]]] = {}
+    for query in task.queries:
+        for candidate in task.relevance[query.id] if query.grains else ():
+            answers.setdefault(candidate, []).append(query.grains)
+    known: list[tuple[Literal["query", "candidate"], str, Sequence[tuple[str, ...]]]]
+    known = [("query", one.id, [one.grains] if one.grains else []) for one in queries]
+    for one in candidates:
+        choices = [true for grains in answers.get(one.id, ()) if (true := _true(one, grains))]
+        known.append(("candidate", one.id, choices))
+    drawn: dict[KnownSummary, None] = {}
+    for kind, id, choices in known:
+        for _ in range(drafts if choices else 0):
+            grains = choices[rng.integers(len(choices))]
+            drawn[KnownSummary(kind, id, ", ".join(grains[i] for i in rng.permutation(len(grains))))] = None
+    return list(drawn), sum(not choices for _, _, choices in known)
+
+
+def _true(candidate: Item, grains: tuple[str, ...]) -> tuple[str, ...]:
+    """Grains of a query that it answers: all, unless it lists facts and some are not among them."""
+    return tuple(grain for grain in grains if not candidate.facts or grain in candidate.facts)
 
 
 def _drawn(sources: Sequence[_Source], count: int, rng: np.random.Generator) -> Sequence[_Source]:
