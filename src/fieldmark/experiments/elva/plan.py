@@ -68,10 +68,10 @@ class ElvaTableConfig:
     """Where the table goes as Markdown, JSON and figure. Not given: OUT/BENCHMARK."""
     recipe: str | None = None
     """YAML of `train elva` that rows are derived from. Not given: configs/elva/stage3.yaml, on Fieldguide and emoji
-    configs/fieldguide/elva.yaml."""
+    elva.yaml of configs/fieldguide and configs/emoji."""
     contrastive: str | None = None
     """YAML of `train contrastive` for the second stage's continuation. Not given: configs/elva/stage2.yaml, on
-    Fieldguide and emoji configs/fieldguide/contrastive.yaml."""
+    Fieldguide and emoji contrastive.yaml of configs/fieldguide and configs/emoji."""
     mrbench: str | None = None
     """Multi-grain benchmark (`fieldmark data mrbench`) about ROOT. Fieldguide and emoji list their grains: theirs is
     built."""
@@ -165,14 +165,12 @@ class Recipes:
 
 def read_recipes(config: ElvaTableConfig) -> Recipes:
     """The recipes that every row is derived from."""
-    small = CONFIGS / "fieldguide"
-    published = CONFIGS / "elva"
-    own = config.benchmark != MBEIR
-    elva = read_recipe(ElvaConfig, Path(config.recipe or (small / "elva.yaml" if own else published / "stage3.yaml")))
-    contrastive = read_recipe(
-        ContrastiveConfig,
-        Path(config.contrastive or (small / "contrastive.yaml" if own else published / "stage2.yaml")),
-    )
+    own = CONFIGS / config.benchmark
+    recipe, contrastive_recipe = own / "elva.yaml", own / "contrastive.yaml"
+    if config.benchmark == MBEIR:
+        recipe, contrastive_recipe = CONFIGS / "elva" / "stage3.yaml", CONFIGS / "elva" / "stage2.yaml"
+    elva = read_recipe(ElvaConfig, Path(config.recipe or recipe))
+    contrastive = read_recipe(ContrastiveConfig, Path(config.contrastive or contrastive_recipe))
     if config.base is not None:
         elva = replace(elva, model=replace(elva.model, base=config.base))
     return Recipes(elva, contrastive)
