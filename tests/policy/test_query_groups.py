@@ -85,6 +85,47 @@ def test_candidates_of_each_rollout_are_its_own():
     torch.testing.assert_close(one.rewards, other.rewards)
 
 
+@pytest.mark.parametrize("sets", [1, 2])
+def test_a_positives_summary_earns_the_mean_over_the_querys(sets):
+    """Against plain numbers; the embedding that the positive had does not count."""
+    config = RankingRewardConfig(unfinished=0.25)
+    asked = [summary([0.5, 1.0, -0.2]), summary([0.1, -0.2, 1.0])]
+    negatives = vectors(sets, 6, 3, seed=2)
+    bird = Item("p", "a bird", facts=("hooked",))
+    args = (QUERY, bird, PROMPT, (4,), SUMMARIES, asked)
+    group, other = (
+        RankingScorer(config).score_positive(*args, Candidates(vectors(1, 1, 3, seed=seed), negatives))
+        for seed in (1, 9)
+    )
+    for j, one in enumerate(SUMMARIES):
+        each = [
+            by_hand(q.embedding.tolist(), [one.embedding.tolist()], negatives[i % sets].tolist(), config)
+            for i, q in enumerate(asked)
+        ]
+        assert group.rewards[j].item() == pytest.approx(sum(each) / 2 - 0.25 * one.forced, abs=1e-6)
+    spread = group.rewards - group.rewards.mean()
+    torch.testing.assert_close(group.advantages, spread / (group.rewards.std() + 1e-4))
+    assert torch.equal(group.rewards, other.rewards)
+    assert group.positive == bird and group.statements == ("hooked",) and group.images == (4,)
+    assert group.ranking.rank.shape == (3,) and group.ranking.total.shape == (3,)
+
+
+def test_a_positives_summary_and_a_reward_of_ones_own():
+    asked, negatives = [summary([0.5, 1.0, -0.2]), summary([0.1, -0.2, 1.0])], vectors(1, 6, 3, seed=2)
+    config = RankingRewardConfig(function=f"{__name__}:length_and_cosine")
+    group = RankingScorer(config).score_positive(
+        QUERY, Item("p", "a bird"), PROMPT, (), SUMMARIES, asked, Candidates(vectors(1, 1, 3), negatives)
+    )
+    for j, one in enumerate(SUMMARIES):
+        cosines = [float(q.embedding @ one.embedding) for q in asked]
+        assert group.rewards[j].item() == pytest.approx(one.completion.ids.numel() + sum(cosines) / 2, abs=1e-5)
+
+
+def length_and_cosine(positive, num_tokens):
+    assert positive.shape == (1,)
+    return num_tokens + float(positive[0])
+
+
 def test_ndcg_reads_the_gains_it_is_given():
     config = RankingRewardConfig(ranking="ndcg", margin=False)
     positives, negatives = vectors(1, 2, 3, seed=1), vectors(1, 6, 3, seed=2)

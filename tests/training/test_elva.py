@@ -121,12 +121,25 @@ def plain_loss(run: Elva, batch: QueryBatch, written, estimator):
     for place, request in zip(batch.places, batch.candidates, strict=True):
         pool[place] = plain_greedy_embedding(model, request)
     rewards, terms, tokens = [], [], 0
-    for example, request, summaries in zip(batch.examples, batch.queries, written, strict=True):
+    tasks, earnings, embedded = [], [], []
+    for example, request, summaries in zip(batch.examples, batch.queries, written, strict=False):
         positives, negatives = ([pool[p] for p in places] for places in (example.positives, example.negatives))
         ids = [s.completion.ids.tolist() for s in summaries]
         with torch.no_grad():
-            embeddings = [plain_embedding(model, request, one) for one in ids]
-        earned = [plain_reward(one, positives, negatives, run.config.reward) for one in embeddings]
+            embedded.append([plain_embedding(model, request, one) for one in ids])
+        earnings.append([plain_reward(one, positives, negatives, run.config.reward) for one in embedded[-1]])
+        tasks.append((request, ids))
+    for number, request in enumerate(batch.learning):
+        negatives = [pool[p] for p in batch.examples[number].negatives]
+        ids = [s.completion.ids.tolist() for s in written[len(batch.queries) + number]]
+        with torch.no_grad():
+            placed = [plain_embedding(model, request, one) for one in ids]
+        asked = embedded[number]
+        earnings.append(
+            [sum(plain_reward(q, [p], negatives, run.config.reward) for q in asked) / len(asked) for p in placed]
+        )
+        tasks.append((request, ids))
+    for (request, ids), earned in zip(tasks, earnings, strict=True):
         rewards.append(earned)
         mean = sum(earned) / len(earned)
         std = math.sqrt(sum((r - mean) ** 2 for r in earned) / (len(earned) - 1))
@@ -145,9 +158,12 @@ def plain_loss(run: Elva, batch: QueryBatch, written, estimator):
     return torch.stack(terms).sum() / tokens, rewards
 
 
-@pytest.mark.parametrize("estimator", ["k3", "exact"])
-def test_a_step_equals_the_plain_twin(config, monkeypatch, estimator):
+@pytest.mark.parametrize("estimator, learn", [("k3", "none"), ("exact", "none"), ("k3", "positives")])
+def test_a_step_equals_the_plain_twin(config, monkeypatch, estimator, learn):
     config = replace(config, policy=PolicyConfig(kl=estimator))
+    if learn == "positives":
+        one = replace(config.negatives, positives=1)
+        config = replace(config, candidates=CandidatesConfig(learn="positives"), negatives=one)
     seen = {}
     real = Elva.score
 
@@ -167,6 +183,7 @@ def test_a_step_equals_the_plain_twin(config, monkeypatch, estimator):
         trained = run.model.trainable_parameters()
         truth = {name: p.grad for name, p in trained.items()}
         frozen = [name for name, p in run.model.named_parameters() if name not in trained and p.grad is not None]
+    assert ("positive_reward" in figures) == (learn == "positives") and len(rewards) == (6 if learn != "none" else 3)
     for group, earned in zip(seen["groups"], rewards, strict=True):
         assert group.rewards.tolist() == pytest.approx(earned, abs=2e-5)
         assert group.contributes
@@ -211,7 +228,7 @@ def test_a_resumed_run_equals_an_unbroken_one(config, monkeypatch, tmp_path):
     """Weights, log and what is remembered of the pool, bit for bit, though the crash comes between two refreshes."""
     config = replace(
         config,
-        candidates=CandidatesConfig(refresh_every=2),
+        candidates=CandidatesConfig(refresh_every=2, learn="positives"),
         negatives=NegativesConfig(hard=0, random=12),
         schedule=replace(config.schedule, steps=4, validate_every=2),
     )
@@ -327,6 +344,11 @@ def test_bad_configurations_are_refused_before_anything_is_written(config, chang
         (lambda: SummaryConfig(temperature=0.0), "temperature"),
         (lambda: CandidatesConfig("per_rollout", refresh_every=2), "refresh_every to 1"),
         (lambda: CandidatesConfig(temperature=0.5), "temperature to null"),
+        (lambda: CandidatesConfig(learn="all"), "learn must be one of"),
+        (
+            lambda: ElvaConfig(candidates=CandidatesConfig(learn="positives"), negatives=NegativesConfig(positives=2)),
+            "to 1",
+        ),
         (lambda: PolicyConfig(kl_weight=-1.0), "kl_weight"),
         (lambda: PolicyConfig(clip=2.0), "clip"),
     ],

@@ -1,7 +1,8 @@
 """Groups of summaries of one query: what was written, how it ranks the candidates, what that earned (ELVA, section 3).
 
-`score_query` turns sampled summaries and candidates' embeddings into a `QueryGroup`. The counterpart of
-`policy.rollouts` for pairs: sampler, advantages, replay and loss are the same, prompt and reward are not.
+`score_query` turns sampled summaries and candidates' embeddings into a `QueryGroup`, `score_positive` those of a
+query's positive. The counterpart of `policy.rollouts` for pairs: sampler, advantages, replay and loss are the same,
+prompt and reward are not.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fieldmark.data.retrieval import Query
+from fieldmark.data.retrieval import Item, Query
 from fieldmark.models.backbone import PromptTokens
 from fieldmark.models.universal_embedder import Summary
 from fieldmark.policy.gradient import PolicyGroup
@@ -22,19 +23,27 @@ from fieldmark.policy.rewards import Reward
 
 @dataclass(frozen=True, eq=False)
 class QueryGroup:
-    """G summaries of one query."""
+    """G summaries of one query, or of its positive."""
 
     query: Query
     prompt: PromptTokens
     images: tuple[int, ...]
-    """The query's pictures, as the caller counts them."""
+    """Pictures of what is summed up, as the caller counts them."""
     summaries: tuple[Summary, ...]
     ranking: RankingRewards
-    """(G,) each: the built-in rewards, also where a function of one's own takes their place."""
+    """(G,) each: the built-in rewards, also where a function of one's own takes their place. Of a positive: means over
+    the query's summaries, the rank as well."""
     rewards: Tensor
     """float32 (G,), what counts."""
     advantages: Tensor
     """float32 (G,)."""
+    positive: Item | None = None
+    """The query's positive, if it is what is summed up."""
+
+    @property
+    def statements(self) -> tuple[str, ...]:
+        """What is known to be true of what is summed up; empty if nothing is."""
+        return self.query.grains if self.positive is None else self.positive.facts
 
     @property
     def contributes(self) -> bool:
@@ -115,21 +124,89 @@ class RankingScorer:
         rewards = ranking.total.cpu() - self.config.unfinished * forced
         if self._own is not None:
             values = [
-                self._own(
-                    positive=positive[g],
-                    negatives=negatives[g],
-                    similarity_to_positive=alike,
-                    rank=int(ranking.rank[g]),
-                    margin_reward=float(ranking.margin[g]),
-                    ranking_reward=float(ranking.ranking[g]),
-                    query=query,
-                    text=summary.text,
-                    num_tokens=summary.completion.ids.numel(),
-                    forced=summary.forced,
-                )
-                for g, summary in enumerate(summaries)
+                self._own_value(query, one, positive[g], negatives[g], alike, ranking, (g,))
+                for g, one in enumerate(summaries)
             ]
             rewards = torch.tensor(values)
+        return self._group(query, prompt, images, summaries, ranking, rewards)
+
+    def score_positive(
+        self,
+        query: Query,
+        positive: Item,
+        prompt: PromptTokens,
+        images: Sequence[int],
+        summaries: Sequence[Summary],
+        asked: Sequence[Summary],
+        candidates: Candidates,
+    ) -> QueryGroup:
+        """Rewards and advantages of G summaries of a query's positive. Not part of ELVA.
+
+        Each takes the positive's place in the rankings of all of the query's summaries, and earns their mean reward.
+
+        Args:
+            prompt, images: of the positive.
+            asked: the query's own summaries.
+            candidates: the query's; its positives are not read, and each of ``asked`` meets its own negatives.
+
+        Raises:
+            ValueError: as `score_query`.
+        """
+        rollouts = torch.stack([one.embedding for one in asked]).to(candidates.negatives.device)
+        placed = torch.stack([one.embedding for one in summaries]).to(rollouts)
+        cosines = (rollouts @ placed.T).clamp(-1, 1)[..., None]  # (asked, G, 1)
+        negatives = _cosines(rollouts, candidates.negatives)[:, None].expand(-1, len(placed), -1)
+        alike = candidates.similarity_to_positive
+        spread = None if alike is None else alike.to(negatives.device).expand_as(negatives)
+        each = ranking_rewards(self.config, cosines, negatives, spread)
+        forced = torch.tensor([one.forced for one in summaries])
+        rewards = each.total.mean(0).cpu() - self.config.unfinished * forced
+        if self._own is not None:
+            values = [
+                [
+                    self._own_value(query, one, cosines[q, g], negatives[q, g], alike, each, (q, g))
+                    for g, one in enumerate(summaries)
+                ]
+                for q in range(len(asked))
+            ]
+            rewards = torch.tensor(values).mean(0)
+        mean = RankingRewards(each.total.mean(0), each.margin.mean(0), each.ranking.mean(0), each.rank.float().mean(0))
+        return replace(self._group(query, prompt, images, summaries, mean, rewards), positive=positive)
+
+    def _own_value(
+        self,
+        query: Query,
+        summary: Summary,
+        positive: Tensor,
+        negatives: Tensor,
+        alike: Tensor | None,
+        ranking: RankingRewards,
+        place: tuple[int, ...],
+    ) -> float:
+        """What the user's function gives for one ranking. place: in ``ranking``."""
+        assert self._own is not None
+        return self._own(
+            positive=positive,
+            negatives=negatives,
+            similarity_to_positive=alike,
+            rank=int(ranking.rank[place]),
+            margin_reward=float(ranking.margin[place]),
+            ranking_reward=float(ranking.ranking[place]),
+            query=query,
+            text=summary.text,
+            num_tokens=summary.completion.ids.numel(),
+            forced=summary.forced,
+        )
+
+    def _group(
+        self,
+        query: Query,
+        prompt: PromptTokens,
+        images: Sequence[int],
+        summaries: Sequence[Summary],
+        ranking: RankingRewards,
+        rewards: Tensor,
+    ) -> QueryGroup:
         rewards = rewards.float().cpu()
         advantages = group_advantages(rewards, baseline=self.baseline, scale=self.scale)
         return QueryGroup(query, prompt, tuple(images), tuple(summaries), ranking, rewards, advantages)

@@ -127,7 +127,7 @@ class RankingRewards:
     ranking: Tensor
     """R_rank or nDCG, not weighted; 0 where it is switched off."""
     rank: Tensor
-    """int64, r: rank of the nearest positive among it and the negatives, 1 = first."""
+    """r: rank of the nearest positive among it and the negatives, 1 = first; int64, or the mean of several."""
 
 
 def ranking_rewards(

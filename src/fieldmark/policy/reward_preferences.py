@@ -16,8 +16,8 @@ from fieldmark.policy.query_groups import QueryGroup
 def reward_preferences(groups: Sequence[QueryGroup]) -> dict[str, float]:
     """Mean Pearson correlations, from -1 to 1, over the groups in which both sides differ; without any, left out.
 
-    reward_by_tokens: with the number of sampled tokens. reward_by_grains: with the share of the query's grains that a
-    summary names word for word, of queries whose grains are known.
+    reward_by_tokens: with the number of sampled tokens. reward_by_grains: with the share of the query's grains (of a
+    positive: of its facts) that a summary names word for word, where they are known.
     """
     lengths = [torch.tensor([float(s.completion.ids.numel()) for s in group.summaries]) for group in groups]
     named = [_grains_named(group) for group in groups]
@@ -35,7 +35,7 @@ def reward_preferences(groups: Sequence[QueryGroup]) -> dict[str, float]:
 
 def _grains_named(group: QueryGroup) -> Tensor:
     """(G,) shares; zeros if no grains are known."""
-    grains = [grain.lower() for grain in group.query.grains]
+    grains = [statement.lower() for statement in group.statements]
     texts = [summary.text.lower() for summary in group.summaries]
     return torch.tensor([sum(grain in text for grain in grains) / max(1, len(grains)) for text in texts])
 

@@ -12,7 +12,8 @@ its adapter: what `model.base` was, whichever scheme it was trained in, is folde
 is added. Nothing drops out, so that what is replayed is what was sampled.
 
 Where this differs from the publication: by default candidates are embedded once a step and greedily
-(``candidates.source``); only summaries of queries carry the policy gradient, never those of candidates.
+(``candidates.source``). Only summaries of queries carry the policy gradient, unless ``candidates.learn`` adds those of
+the positives, which steps 2, 4 and 5 then treat alike.
 """
 
 import itertools
@@ -48,12 +49,22 @@ from fieldmark.training.retrieval_data import load_training_task
 
 @dataclass(frozen=True, eq=False)
 class QueryBatch:
-    """What a step sees, pictures decoded. candidates: distinct, with their positions in the pool."""
+    """What a step sees, pictures decoded.
+
+    candidates: distinct, with their positions in the pool. learning: each query's positive, if its summaries are to
+    carry the policy gradient, too.
+    """
 
     examples: tuple[RankingExample, ...]
     queries: tuple[Request, ...]
     places: tuple[int, ...]
     candidates: tuple[Request, ...]
+    learning: tuple[Request, ...] = ()
+
+    @property
+    def summarised(self) -> tuple[Request, ...]:
+        """Whose summaries are sampled: the queries, then what else learns."""
+        return (*self.queries, *self.learning)
 
 
 def train_elva(config: ElvaConfig, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -140,7 +151,7 @@ class Elva(Loop):
 
         # 2. G summaries of each query; the state at [RET] is an embedding.
         with log.phase("summaries"):
-            pictures = self.model.pictures(batch.queries)
+            pictures = self.model.pictures(batch.summarised)
             summaries = self.summarise(batch, pictures)
 
         # 3. Positives and negatives under the same policy.
@@ -158,7 +169,12 @@ class Elva(Loop):
         # 6. One step of AdamW.
         with log.phase("update"):
             update = self.update({"policy": found.loss, "divergence": found.divergence})
-        return {**_describe(groups), **reward_preferences(groups), **_describe_update(found, self.config), **update}
+        queries, learning = groups[: len(batch.queries)], groups[len(batch.queries) :]
+        figures = {**_describe(queries), **reward_preferences(queries)}
+        if learning:
+            other = {**_describe(learning), **reward_preferences(learning)}
+            figures |= {f"positive_{name}": value for name, value in other.items()}
+        return {**figures, **_describe_update(found, self.config), **update}
 
     # ---- 1
 
@@ -175,23 +191,26 @@ class Elva(Loop):
         self.progress.batches += 1
         queries = [self.train.queries[e.query].reworded(rng) for e in examples]
         places = _places(examples)
+        candidates = {
+            place: Request(self.train.candidates[place], "", picture)
+            for place, picture in zip(places, decoded[len(queries) :], strict=True)
+        }
+        learns = self.config.candidates.learn == "positives"
         return QueryBatch(
             examples,
             tuple(Request(q.item, q.instruction, p) for q, p in zip(queries, decoded[: len(queries)], strict=True)),
             tuple(places),
-            tuple(
-                Request(self.train.candidates[place], "", picture)
-                for place, picture in zip(places, decoded[len(queries) :], strict=True)
-            ),
+            tuple(candidates.values()),
+            tuple(candidates[example.positives[0]] for example in examples if learns),
         )
 
     # ---- 2
 
     def summarise(self, batch: QueryBatch, pictures: Pictures) -> list[list[Summary]]:
-        """G summaries of each query, each with its embedding."""
+        """G summaries of each query, and of what else learns, each with its embedding."""
         s = self.config.summaries
         return self.model.sample_summaries(
-            batch.queries,
+            batch.summarised,
             num_samples=s.group_size,
             temperature=s.temperature,
             top_p=s.top_p,
@@ -223,15 +242,20 @@ class Elva(Loop):
         summaries: Sequence[Sequence[Summary]],
         candidates: Sequence[Candidates],
     ) -> list[QueryGroup]:
-        """Rewards and advantages; permuted within the group in the control."""
+        """Rewards and advantages of the queries' summaries, then of their positives' if these learn.
+
+        Permuted within the group in the control.
+        """
+        prompts = [self.model.prompt(request) for request in batch.summarised]
+        written = list(zip(prompts, pictures.of, summaries, strict=True))
+        queries = [self.train.queries[example.query] for example in batch.examples]
         groups = [
-            self.scorer.score_query(
-                self.train.queries[example.query], self.model.prompt(request), images, written, ranked
-            )
-            for example, request, images, written, ranked in zip(
-                batch.examples, batch.queries, pictures.of, summaries, candidates, strict=True
-            )
+            self.scorer.score_query(query, *of_query, ranked)
+            for query, of_query, ranked in zip(queries, written[: len(queries)], candidates, strict=True)
         ]
+        for number, (request, of_positive) in enumerate(zip(batch.learning, written[len(queries) :], strict=True)):
+            asked, ranked = summaries[number], candidates[number]
+            groups.append(self.scorer.score_positive(queries[number], request.item, *of_positive, asked, ranked))
         if self.config.supervision == "permuted":
             groups = [group.permuted(self.generator) for group in groups]
         return groups

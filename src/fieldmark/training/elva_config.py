@@ -14,6 +14,7 @@ from fieldmark.training.optimiser import AdapterOptimiserConfig
 from fieldmark.training.retrieval_data import RetrievalDataConfig
 
 CandidateSource = Literal["shared", "per_rollout"]
+CandidateLearning = Literal["none", "positives"]
 RewardSupervision = Literal["reward", "permuted"]
 
 
@@ -63,10 +64,15 @@ class CandidatesConfig:
     """per_rollout only: of the candidates' summaries; null takes the queries', 0 is greedy."""
     batch_size: int = 32
     """Candidates summarised at a time."""
+    learn: CandidateLearning = "none"
+    """none: only summaries of queries carry the policy gradient. positives: those of each query's positive do, too; G
+    are sampled, and each earns what the query's summaries rank with it in the positive's place. Not part of ELVA."""
 
     def __post_init__(self) -> None:
         if self.source not in get_args(CandidateSource):
             raise ValueError(f"source must be one of {', '.join(get_args(CandidateSource))}, got {self.source!r}")
+        if self.learn not in get_args(CandidateLearning):
+            raise ValueError(f"learn must be one of {', '.join(get_args(CandidateLearning))}, got {self.learn!r}")
         if self.refresh_every < 1 or self.batch_size < 1:
             raise ValueError(
                 f"refresh_every and batch_size must be at least 1, got {self.refresh_every} and {self.batch_size}"
@@ -135,6 +141,11 @@ class ElvaConfig:
     def __post_init__(self) -> None:
         if self.queries_per_step < 1:
             raise ValueError(f"queries_per_step must be at least 1, got {self.queries_per_step}")
+        if self.candidates.learn == "positives" and self.negatives.positives != 1:
+            raise ValueError(
+                "candidates.learn is positives: each query needs exactly one, set negatives.positives to 1 "
+                f"(got {self.negatives.positives})"
+            )
         if self.supervision not in get_args(RewardSupervision):
             raise ValueError(
                 f"supervision must be one of {', '.join(get_args(RewardSupervision))}, got {self.supervision!r}"
