@@ -39,6 +39,8 @@ PUBLISHED_QUERIES = 11_000
 """Training queries of the third stage on M-BEIR: 1 % of each data set."""
 EMOJI_QUERIES = 200
 """Test queries of each emoji task that are measured on."""
+EMOJI_TRAINED = 4_000
+"""Training queries of the third stage on emoji."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +280,7 @@ def _place(config: ElvaTableConfig, elva: ElvaConfig, base: str, seed: int) -> P
     count = n.hard + n.random
     mining = MiningConfig(
         data=replace(elva.data, path=str(root), held_out_tasks=(), held_out_datasets=()),
-        queries=PUBLISHED_QUERIES if config.benchmark == MBEIR else 0,
+        queries={MBEIR: PUBLISHED_QUERIES, EMOJI: EMOJI_TRAINED}.get(config.benchmark, 0),
         # Twice as many of either kind: a row without the other has as many in all.
         hard=max(1, count),
         random=count,
