@@ -8,9 +8,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tests.fixtures_families import TINY, save_tiny_family
-from tests.models.test_universal_embedder import SHORT, adapt, requests
+from tests.models.test_universal_embedder import SHORT, adapt, requests, tiny
 
 from fieldmark.models.backbone import load_backbone
+from fieldmark.models.trained_parts import PARTS, part_parameters
 from fieldmark.models.universal_embedder import EmbedderConfig, UniversalEmbedder, load_embedder
 
 CONFIG = EmbedderConfig(slot="summary_token", **SHORT)
@@ -103,20 +104,37 @@ def test_somebody_elses_adapter_over_the_base_it_names(base, tmp_path):
     )
 
 
-def test_trained_tower_is_saved(base, tmp_path):
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_was_trained_is_saved(base, tmp_path, part):
     embedder = adapt(load_embedder(base, config=CONFIG))
-    embedder.train_tower()
+    before = embedder.encode(requests()).embeddings
+    embedder.train_part(part)
     with torch.no_grad():
-        for parameter in embedder.backbone.tower_parameters():
-            parameter.add_(0.01)
-    embedder.train_tower(False)
+        for parameter in part_parameters(embedder.backbone, part).values():
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
+    embedder.train_part(part, False)
     embedder.save_pretrained(tmp_path / "saved")
     again = load_embedder(tmp_path / "saved")
-    torch.testing.assert_close(
-        again.encode(requests()).embeddings, embedder.encode(requests()).embeddings, rtol=0, atol=1e-6
-    )
+    after = again.encode(requests()).embeddings
+    torch.testing.assert_close(after, embedder.encode(requests()).embeddings, rtol=0, atol=1e-6)
+    assert (after - before).abs().max() > 1e-3
     again.save_pretrained(tmp_path / "saved")
-    assert (tmp_path / "saved" / "tower.safetensors").is_file()
+    file = tmp_path / "saved" / f"{part}.safetensors"
+    assert file.is_file()
+    tensors = load_file(file)
+    name = min(tensors)
+    save_file({**tensors, name: tensors[name][:1].clone()}, file)
+    with pytest.raises(ValueError, match=f"another base: {name}"):
+        load_embedder(tmp_path / "saved")
+    file.unlink()
+    with pytest.raises(ValueError, match="is missing"):
+        load_embedder(tmp_path / "saved")
+
+
+def test_a_head_of_its_own_is_one_of_the_words(base):
+    apart, tied = load_embedder(base, config=CONFIG), tiny()
+    assert part_parameters(apart.backbone, "words").keys() == {"embeddings", "head"}
+    assert part_parameters(tied.backbone, "words").keys() == {"embeddings"}
 
 
 def test_what_does_not_fit_is_refused(base, tmp_path):

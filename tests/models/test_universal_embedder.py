@@ -279,7 +279,7 @@ def test_pictures_are_read_from_their_files(tmp_path):
 def test_frozen_tower_gets_no_gradient_and_a_trained_one_does():
     for trained in (False, True):
         embedder = adapt(tiny())
-        embedder.train_tower(trained)
+        embedder.train_part("tower", trained)
         embedder.embed_one_word(requests()).sum().backward()
         got = [p.grad is not None and bool(p.grad.any()) for p in embedder.backbone.tower_parameters()]
         assert any(got) == trained

@@ -363,6 +363,7 @@ def test_one_word_mode_and_a_trained_tower_are_refused(config):
     for changed, message in (
         (replace(model, embedder=EmbedderConfig(image_size=16)), "generative"),
         (replace(model, train_tower=True), "train_tower"),
+        (replace(model, train_words=True), "train_words"),
     ):
         with pytest.raises(ValueError, match=message):
             Elva(replace(config, model=changed))

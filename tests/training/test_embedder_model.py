@@ -36,9 +36,10 @@ def test_an_adapter_that_the_base_brings_is_folded(config, tmp_path):
                 p.fill_(0.1)
     first.save_pretrained(tmp_path / "run" / "encoder")
     request = [Request(Item("0:1", "a bird"))]
-    second = load_for_training(replace(config, base=str(tmp_path / "run"), train_tower=True), 2)
+    second = load_for_training(replace(config, base=str(tmp_path / "run"), train_tower=True, train_words=True), 2)
     assert torch.allclose(second.encode(request).embeddings, first.encode(request).embeddings, atol=1e-5)
     assert len(second.folded) == 1 and all(p.requires_grad for p in second.backbone.tower_parameters())
+    assert second.summary_token.weight.requires_grad
 
 
 def test_folder_of_a_run(tmp_path):

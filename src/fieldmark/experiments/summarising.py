@@ -152,7 +152,7 @@ def _annotated(
     for query in task.queries:
         for candidate in task.relevance[query.id] if query.grains else ():
             answers.setdefault(candidate, []).append(query.grains)
-    known: list[tuple[Literal["query", "candidate"], str, Sequence[tuple[str, ...]]]]
+    known: list[tuple[Literal["query", "candidate"], str, list[tuple[str, ...]]]]
     known = [("query", one.id, [one.grains] if one.grains else []) for one in queries]
     for one in candidates:
         choices = [true for grains in answers.get(one.id, ()) if (true := _true(one, grains))]

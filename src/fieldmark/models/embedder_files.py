@@ -3,7 +3,7 @@
 adapter_config.json, adapter_model.safetensors   the adapter in use, as peft writes it
 folded-0/, folded-1/ …                           adapters that were folded into the weights before, in order
 summary_token.safetensors                        the row of [RET], now and in the reference policy
-tower.safetensors                                the vision tower, if it was trained
+tower.safetensors, words.safetensors             parts that were trained whole (`trained_parts`)
 embedder.json                                    how it asks, and which base it belongs to
 tokenizer files                                  the base's, with [RET]
 """
@@ -32,10 +32,11 @@ from fieldmark.models.adapters import (
 from fieldmark.models.backbone import Backbone
 from fieldmark.models.embedding_prompts import EmbedderConfig
 from fieldmark.models.summary_token import SummaryTokenEmbedding
+from fieldmark.models.trained_parts import PARTS, Part, read_part, write_part
 from fieldmark.models.weight_files import check_file, read_json, replace_folder, write_tensors
 
 FORMAT, VERSION = "fieldmark.universal_embedder", 1
-EMBEDDER_FILE, ROW_FILE, TOWER_FILE = "embedder.json", "summary_token.safetensors", "tower.safetensors"
+EMBEDDER_FILE, ROW_FILE = "embedder.json", "summary_token.safetensors"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,12 @@ class Description:
     adapter: bool
     folded: int
     tower: bool
+    words: bool = False
+
+    @property
+    def parts(self) -> frozenset[Part]:
+        """Parts of the base that were trained whole."""
+        return frozenset(part for part in PARTS if getattr(self, part))
 
 
 def base_facts(backbone: Backbone) -> dict[str, str]:
@@ -86,8 +93,8 @@ def write_files(
             write_adapter(earlier, temporary / f"folded-{number}", description.base)
         rows = {"row": token.row, "reference_row": token.reference_row}
         write_tensors(rows, temporary / ROW_FILE)
-        if description.tower:
-            write_tensors(backbone.tower.model.state_dict(), temporary / TOWER_FILE)
+        for part in description.parts:
+            write_part(backbone, part, temporary)
         content = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(description)}
         text = json.dumps(content, indent=2, sort_keys=True) + "\n"
         (temporary / EMBEDDER_FILE).write_text(text, encoding="utf-8")
@@ -152,8 +159,8 @@ def read_files(
     with torch.no_grad():
         token.row.copy_(rows["row"])
         token.reference_row.copy_(rows["reference_row"])
-    if description.tower:
-        backbone.tower.model.load_state_dict(_read(folder / TOWER_FILE))
+    for part in description.parts:
+        read_part(backbone, part, folder)
     return tuple(folded)
 
 

@@ -31,6 +31,7 @@ from fieldmark.models.embedding_prompts import EmbedderConfig, Mode, PromptWrite
 from fieldmark.models.fingerprint import frozen_checksum, model_fingerprint
 from fieldmark.models.sampling import Completion, sample
 from fieldmark.models.summary_token import SummaryTokenEmbedding, add_summary_token
+from fieldmark.models.trained_parts import Part, set_trained
 from fieldmark.models.weight_files import SMALL_FILES, fetch, read_json
 
 
@@ -99,8 +100,8 @@ class UniversalEmbedder(nn.Module):
         self._writer = PromptWriter(backbone, self.summary_id)
         self.folded: tuple[SavedAdapter, ...] = ()
         """Adapters that became part of the weights, in order."""
-        self.tower_trained = False
-        """Whether `train_tower` was ever called: then the tower is saved, too."""
+        self.trained_parts: frozenset[Part] = frozenset()
+        """Those that `train_part` ever let be trained: they are saved, too."""
         self.base_checksum = frozen_checksum(backbone)
         """Of the weights as they were given, by a sample of each tensor."""
 
@@ -153,14 +154,12 @@ class UniversalEmbedder(nn.Module):
         """Make the adapter part of the weights for good; the next stage adds its own. It is still saved."""
         self.folded = (*self.folded, adapters.fold_adapter(self.backbone))
 
-    def train_tower(self, trained: bool = True) -> None:
-        """Let the vision tower be trained, or freeze it again. Not part of ELVA; for towers that know too little."""
-        for parameter in self.backbone.tower_parameters():
-            parameter.requires_grad_(trained)
-        self.tower_trained = self.tower_trained or trained
+    def train_part(self, part: Part, trained: bool = True) -> None:
+        """Let the vision tower or the words be trained whole, or freeze them again; see `models.trained_parts`."""
+        self.trained_parts |= set_trained(self.backbone, part, trained)
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """By name: the adapter's matrices, the row of [RET], and the tower if it is trained."""
+        """By name: the adapter's matrices, the row of [RET], and the parts that are trained whole."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def fingerprint(self) -> str:
@@ -179,7 +178,8 @@ class UniversalEmbedder(nn.Module):
             base_checksum=self.base_checksum,
             adapter=bool(adapters.adapter_layers(self.backbone)),
             folded=len(self.folded),
-            tower=self.tower_trained,
+            tower="tower" in self.trained_parts,
+            words="words" in self.trained_parts,
         )
         write_files(Path(folder), description, self.backbone, self.summary_token, self.folded)
 
@@ -393,7 +393,7 @@ def load_embedder(
     if description is not None:
         check_base(description, backbone, embedder.base_checksum, str(path))
         embedder.folded = read_files(folder, description, backbone, embedder.summary_token)
-        embedder.tower_trained = description.tower
+        embedder.trained_parts = description.parts
     elif is_adapter:
         fetch(path, (adapters.WEIGHTS_FILE,), revision=folder.name)
         adapters.insert_adapter(backbone, adapters.read_adapter(folder), str(path))

@@ -90,6 +90,10 @@ class Elva(Loop):
             raise ValueError("the third stage learns from summaries: set model.embedder.mode to generative")
         if config.model.train_tower:
             raise ValueError("the third stage gives the vision tower no gradient: set model.train_tower to false")
+        if config.model.train_words:
+            raise ValueError(
+                "the reference policy shares the words with the trained one: set model.train_words to false"
+            )
         self.config = config
         n, s, v = config.negatives, config.schedule, config.validation
         mined = None if n.mined is None else read_mined(Path(n.mined))

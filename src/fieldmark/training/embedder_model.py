@@ -26,6 +26,8 @@ class EmbedderModelConfig:
     """How it is asked; said anew for every stage, whatever a saved embedder was asked with."""
     train_tower: bool = False
     """Also train the vision tower. Not part of ELVA; for towers that never saw such pictures."""
+    train_words: bool = False
+    """Also train token embeddings and output head. Not part of ELVA; for tiny models that never wrote such words."""
     dtype: str = "float32"
     """Weights and activations; "auto" takes bfloat16 where the processor has instructions for it. Adapters are always
     float32."""
@@ -60,5 +62,7 @@ def load_for_training(config: EmbedderModelConfig, seed: int) -> UniversalEmbedd
         embedder.fold_adapter()
     embedder.add_adapter(config.adapter, torch.Generator().manual_seed(seed))
     if config.train_tower:
-        embedder.train_tower()
+        embedder.train_part("tower")
+    if config.train_words:
+        embedder.train_part("words")
     return embedder.train()
