@@ -57,7 +57,7 @@ class CandidatesConfig:
 
     source: CandidateSource = "shared"
     """shared: once a step, summarised greedily, for all rollouts alike. per_rollout: every rollout ranks summaries of
-    the candidates that were sampled for it (published), at up to G times the cost and with their noise in the reward."""
+    the candidates that were sampled for it (published), at up to G times the cost, with their noise in the reward."""
     refresh_every: int = 1
     """shared only: candidates that were embedded up to so many steps ago, less one, are not embedded again."""
     temperature: float | None = None
