@@ -42,6 +42,14 @@ def test_an_adapter_that_the_base_brings_is_folded(config, tmp_path):
     assert second.summary_token.weight.requires_grad
 
 
+def test_new_words_need_training(config, tmp_path):
+    with pytest.raises(ValueError, match="train_words"):
+        replace(config, new_words="words.txt")
+    (tmp_path / "words.txt").write_text("smiling\n")
+    model = load_for_training(replace(config, new_words=str(tmp_path / "words.txt"), train_words=True), 1)
+    assert model.backbone.new_words == ("smiling",) and model.summary_token.weight.requires_grad
+
+
 def test_folder_of_a_run(tmp_path):
     assert embedder_folder(tmp_path) == str(tmp_path) and embedder_folder("bundled") == "bundled"
     (tmp_path / "config.yaml").touch()

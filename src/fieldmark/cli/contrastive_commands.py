@@ -89,3 +89,24 @@ def _data_summaries(options: "Options") -> Run:
         print(write_summaries(given.config).as_text())
 
     return run
+
+
+@command("data words", "frequent words of training data, to become tokens of a tiny model")
+def _data_words(options: "Options") -> Run:
+    """Lists the frequent words of training queries, instructions, grains and candidates. `fieldmark train contrastive
+    --model.new_words FILE --model.train_words true` makes them tokens, for a tiny model whose tokenizer would spell
+    them letter by letter. Large models know their words.
+
+    example:
+      fieldmark data words --data worlds/emoji --out words.txt
+    """
+    from fieldmark.experiments.word_listing import WordsConfig
+
+    options.config(WordsConfig, {"data": "data.path"})
+
+    def run(given: "Given") -> None:
+        from fieldmark.experiments.word_listing import write_words
+
+        print(write_words(given.config))
+
+    return run

@@ -88,6 +88,8 @@ class Backbone(nn.Module):
         self.vocab_size: int = text.vocab_size
         self.context_length: int = text.max_position_embeddings
         self.three_axes: bool = hasattr(model.model, "get_rope_index")
+        self.new_words: tuple[str, ...] = ()
+        """Those that became tokens after it was loaded (`models.new_words`)."""
 
     # ---- parts
 

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from fieldmark.models.adapters import (
     SavedAdapter,
+    adapter_layers,
     adapter_state,
     fold_adapter,
     insert_adapter,
@@ -43,7 +44,8 @@ EMBEDDER_FILE, ROW_FILE = "embedder.json", "summary_token.safetensors"
 class Description:
     """embedder.json: how it asks, which base it belongs to, and which files stand beside it.
 
-    base: folder or hub name of the base, "bundled", or "". base_checksum: see `fingerprint.frozen_checksum`.
+    base: folder or hub name of the base, "bundled", or "". base_checksum: see `fingerprint.frozen_checksum`. new_words:
+    see `new_words`.
     """
 
     config: EmbedderConfig
@@ -55,11 +57,34 @@ class Description:
     folded: int
     tower: bool
     words: bool = False
+    new_words: tuple[str, ...] = ()
 
     @property
     def parts(self) -> frozenset[Part]:
         """Parts of the base that were trained whole."""
         return frozenset(part for part in PARTS if getattr(self, part))
+
+
+def describe(
+    backbone: Backbone,
+    config: EmbedderConfig,
+    base: str,
+    base_checksum: str,
+    folded: int,
+    parts: Set[Part],
+) -> Description:
+    """Of an embedder as it is now. folded: how many adapters. parts: those that were trained whole."""
+    return Description(
+        config,
+        base,
+        **base_facts(backbone),
+        base_checksum=base_checksum,
+        adapter=bool(adapter_layers(backbone)),
+        folded=folded,
+        tower="tower" in parts,
+        words="words" in parts,
+        new_words=backbone.new_words,
+    )
 
 
 def base_facts(backbone: Backbone) -> dict[str, str]:
@@ -116,7 +141,8 @@ def read_description(folder: Path) -> Description | None:
     if (content.pop("format", None), version := content.pop("version", None)) != (FORMAT, VERSION):
         raise ValueError(f"{folder} is no embedder of version {VERSION}, which this program reads, but {version}")
     try:
-        return Description(**{**content, "config": EmbedderConfig(**content["config"])})
+        lists = {"new_words": tuple(content.pop("new_words", ()))}
+        return Description(**{**content, **lists, "config": EmbedderConfig(**content["config"])})
     except (TypeError, KeyError) as error:
         raise ValueError(f"{folder / EMBEDDER_FILE} is damaged ({error}): copy the folder again") from error
 

@@ -18,9 +18,8 @@ from fieldmark.models.adapters import AdapterConfig, SavedAdapter
 from fieldmark.models.backbone import Backbone, PromptTokens, load_backbone
 from fieldmark.models.bundled import BUNDLED, located
 from fieldmark.models.embedder_files import (
-    Description,
-    base_facts,
     check_base,
+    describe,
     read_description,
     read_files,
     write_files,
@@ -29,6 +28,7 @@ from fieldmark.models.embedding_cache import CachedEmbedding, EmbeddingCache, co
 from fieldmark.models.embedding_pictures import Pictures, count_tokens, run_tower
 from fieldmark.models.embedding_prompts import EmbedderConfig, Mode, PromptWriter, Request, WrittenPrompt
 from fieldmark.models.fingerprint import frozen_checksum, model_fingerprint
+from fieldmark.models.new_words import add_words
 from fieldmark.models.sampling import Completion, sample
 from fieldmark.models.summary_token import SummaryTokenEmbedding, add_summary_token
 from fieldmark.models.trained_parts import Part, set_trained
@@ -171,15 +171,8 @@ class UniversalEmbedder(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write all but the base; layout and errors: `embedder_files`. `load_embedder` reads it."""
-        description = Description(
-            self.config,
-            self.base,
-            **base_facts(self.backbone),
-            base_checksum=self.base_checksum,
-            adapter=bool(adapters.adapter_layers(self.backbone)),
-            folded=len(self.folded),
-            tower="tower" in self.trained_parts,
-            words="words" in self.trained_parts,
+        description = describe(
+            self.backbone, self.config, self.base, self.base_checksum, len(self.folded), self.trained_parts
         )
         write_files(Path(folder), description, self.backbone, self.summary_token, self.folded)
 
@@ -392,6 +385,7 @@ def load_embedder(
     embedder = UniversalEmbedder(backbone, config, base=recorded, cache=cache)
     if description is not None:
         check_base(description, backbone, embedder.base_checksum, str(path))
+        add_words(backbone, description.new_words)
         embedder.folded = read_files(folder, description, backbone, embedder.summary_token)
         embedder.trained_parts = description.parts
     elif is_adapter:

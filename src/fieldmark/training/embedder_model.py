@@ -8,6 +8,7 @@ import torch
 from fieldmark.models.adapters import AdapterConfig, adapter_layers
 from fieldmark.models.embedder_files import EMBEDDER_FILE
 from fieldmark.models.embedding_prompts import EmbedderConfig
+from fieldmark.models.new_words import add_words, read_words
 from fieldmark.models.universal_embedder import UniversalEmbedder, load_embedder
 
 
@@ -28,11 +29,18 @@ class EmbedderModelConfig:
     """Also train the vision tower. Not part of ELVA; for towers that never saw such pictures."""
     train_words: bool = False
     """Also train token embeddings and output head. Not part of ELVA; for tiny models that never wrote such words."""
+    new_words: str | None = None
+    """Text file (`fieldmark data words`): words that become tokens of their own; `train_words` must be set. Not part of
+    ELVA."""
     dtype: str = "float32"
     """Weights and activations; "auto" takes bfloat16 where the processor has instructions for it. Adapters are always
     float32."""
     device: str = "cpu"
     """Torch device."""
+
+    def __post_init__(self) -> None:
+        if self.new_words is not None and not self.train_words:
+            raise ValueError("new words mean nothing until they are trained: set model.train_words to true")
 
 
 def embedder_folder(path: str | Path) -> str:
@@ -60,6 +68,8 @@ def load_for_training(config: EmbedderModelConfig, seed: int) -> UniversalEmbedd
     )
     if adapter_layers(embedder.backbone):
         embedder.fold_adapter()
+    if config.new_words is not None:
+        add_words(embedder.backbone, read_words(Path(config.new_words)))
     embedder.add_adapter(config.adapter, torch.Generator().manual_seed(seed))
     if config.train_tower:
         embedder.train_part("tower")

@@ -231,7 +231,7 @@ def run_name(run: ElvaRun) -> str:
     defaults = to_plain(type(run.config)())
     if run.trains == "none":
         plain = {"data": {"path": None}, "model": plain["model"]}
-        for unused in ("adapter", "train_tower", "train_words"):
+        for unused in ("adapter", "train_tower", "train_words", "new_words"):
             plain["model"].pop(unused)
         plain["model"]["embedder"]["mode"] = defaults["model"]["embedder"]["mode"]  # of the results file's name
     for name, value in run.names.items():
