@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.fixtures_models import save_tiny
-from tests.fixtures_retrieval import write_squares
 from torch.nn.functional import normalize
 
 from fieldmark.models.adapters import AdapterConfig
@@ -26,16 +24,6 @@ from fieldmark.training.embedder_model import EmbedderModelConfig
 from fieldmark.training.log import read_log
 from fieldmark.training.optimiser import AdapterOptimiserConfig
 from fieldmark.training.retrieval_data import RetrievalDataConfig
-
-
-@pytest.fixture(scope="module")
-def squares(tmp_path_factory) -> Path:
-    return write_squares(tmp_path_factory.mktemp("squares") / "mbeir")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture

@@ -89,10 +89,11 @@ class WrittenSummaries:
 
 
 def write_summaries(config: SummariesConfig, progress: Progress | None = None) -> WrittenSummaries:
-    """Greedy summaries, written at once when all are there.
+    """Greedy summaries, or annotated ones, written at once when all are there.
 
     Raises:
-        ValueError: no embedder, data or file given, the file exists, or nothing but empty summaries.
+        ValueError: no embedder, data or file given, the file exists, or nothing but empty summaries; without an
+            embedder, no query lists grains.
     """
     if not (config.embedder or config.annotated) or not config.out:
         raise ValueError("set --embedder to the model that writes (or --annotated), and --out to the file")

@@ -42,7 +42,10 @@ def add_words(backbone: Backbone, words: Sequence[str]) -> None:
     """Give a backbone's tokenizer and model tokens for words: one with the space before it, one for where it stands
     first. What is one token already stays as it is; tokens that were there keep their numbers.
 
-    A token is the mean of its pieces at first, in token embeddings and head.
+    A token is the mean of its pieces at first, in token embeddings and head. The backbone is changed in place.
+
+    Args:
+        words: as `read_words` gives them.
     """
     tokenizer = backbone.tokenizer
     pieces = {}

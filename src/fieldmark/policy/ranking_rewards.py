@@ -47,7 +47,7 @@ RANKING_ARGUMENTS: Mapping[str, str] = {
     "margin_reward": "float, R_margin",
     "ranking_reward": "float, R_rank or nDCG, whichever is configured",
     "query": "Query, with its instruction and its grains",
-    "text": "str, the sampled summary",
+    "text": "str, the sampled summary; of the positive, where its summaries learn (candidates.learn)",
     "num_tokens": "int, number of sampled tokens",
     "forced": "bool, whether the summary had to be ended",
 }

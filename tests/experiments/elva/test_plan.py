@@ -121,3 +121,9 @@ def test_a_start_that_is_done_is_not_done_again(tmp_path):
     start.folder.mkdir(parents=True)
     start.results.write_text("{}")
     assert with_starts([found["after", 1]]) == [found["after", 1].run]
+
+
+def test_emoji_have_recipes_and_a_number_of_mined_queries_of_their_own(tmp_path, checkpoint):
+    runs, _ = planned(tmp_path, "main", benchmark="emoji", root=str(tmp_path / "emoji"), base=str(checkpoint))
+    assert {one.run.config.model.embedder.max_new_tokens for one in runs.values()} == {24}
+    assert {one.place.mining.queries for one in runs.values()} == {4000}
