@@ -55,9 +55,10 @@ def rows(seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("sizes", [[10], [5, 5], [3, 4, 3], [1] * 10])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_equals_the_plain_batch_in_every_gradient(sizes, dropout):
+@pytest.mark.parametrize("keep_graphs", [False, True])
+def test_equals_the_plain_batch_in_every_gradient(sizes, dropout, keep_graphs):
     found = []
-    for way in (plain, lambda m, c, f: backward_in_chunks(m, c, f, CPU)):
+    for way in (plain, lambda m, c, f: backward_in_chunks(m, c, f, CPU, keep_graphs=keep_graphs)):
         model = encoder(dropout)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(7)
@@ -124,11 +125,25 @@ def test_graph_of_one_chunk_at_a_time():
     assert alive[0] == 0 and most[0] == 1
 
 
-def test_equals_the_plain_batch_through_a_vision_language_model():
+def test_each_chunk_is_encoded_once_if_graphs_are_kept():
+    model, encoded = encoder(0.0), []
+
+    def encode(chunk):
+        encoded.append(len(chunk))
+        return model(chunk)
+
+    for keep_graphs, passes in ((False, 2), (True, 1)):
+        encoded.clear()
+        backward_in_chunks(encode, rows().split(4), contrast, CPU, keep_graphs=keep_graphs)
+        assert encoded == [4, 4, 2] * passes
+
+
+@pytest.mark.parametrize("keep_graphs", [False, True])
+def test_equals_the_plain_batch_through_a_vision_language_model(keep_graphs):
     """A tiny random Qwen3-VL with pictures and attention dropout, its language model trained."""
     found = []
     pixels = torch.randint(0, 256, (4, 16, 16, 3), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
-    for way in (plain, lambda m, c, f: backward_in_chunks(m, c, f, CPU)):
+    for way in (plain, lambda m, c, f: backward_in_chunks(m, c, f, CPU, keep_graphs=keep_graphs)):
         backbone = tiny_backbone()
         backbone.model.requires_grad_(True)
         backbone.train()

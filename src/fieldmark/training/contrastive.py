@@ -141,6 +141,7 @@ class Contrastive(Loop):
                 chunks,
                 lambda rows: contrastive_loss(rows[place], ids, config.temperature),
                 self.model.backbone.device,
+                config.keep_graphs,
             )
         rehearsed = {}
         if self.rehearsal is not None:

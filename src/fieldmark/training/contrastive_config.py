@@ -38,6 +38,9 @@ class ContrastiveConfig:
     """Queries whose candidates are each other's negatives, of all processes together."""
     chunk_size: int = 16
     """Queries or candidates that have a graph at a time (GradCache): bounds memory, changes no gradient."""
+    keep_graphs: bool = False
+    """Encode each chunk once and keep the graphs of all: a forward pass less, in the memory of the whole batch. Chunks
+    then only save padding. Changes no gradient, either."""
     hard_negatives: int = 0
     """Hard negatives that each query brings along at most: those that the data names, and mined ones."""
     mined: str | None = None

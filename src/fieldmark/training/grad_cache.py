@@ -40,6 +40,7 @@ def backward_in_chunks(
     chunks: Sequence[_Chunk],
     loss: Callable[[Tensor], tuple[Tensor, _Found]],
     device: torch.device,
+    keep_graphs: bool = False,
 ) -> _Found:
     """Adds to every parameter the gradient of ``loss`` on the whole batch of embeddings.
 
@@ -52,6 +53,8 @@ def backward_in_chunks(
     left, and all gradients are the plain way's: those of encoding the same chunks with graph and differentiating the
     loss once. A single chunk is encoded once, the plain way.
 
+    With ``keep_graphs`` that plain way is taken for several chunks, too: no pass more, the memory of the whole batch.
+
     Args:
         encode: a chunk to its embeddings, (n, D) each. It may use dropout (from torch's own generators), and must
             otherwise give the same for the same chunk.
@@ -59,12 +62,13 @@ def backward_in_chunks(
         loss: embeddings (sum of n, D) to a scalar, and to anything that one wants back. It may talk to other
             processes: it is called once, whatever the number of chunks.
         device: where the encoder draws its dropout.
+        keep_graphs: encode each chunk once and keep the graphs of all of them.
 
     Returns:
         The loss's second value.
     """
-    if len(chunks) == 1:
-        value, found = loss(encode(chunks[0]))
+    if keep_graphs or len(chunks) == 1:
+        value, found = loss(torch.cat([encode(chunk) for chunk in chunks]))
         value.backward()
         return found
     states: list[RandomState] = []
