@@ -16,6 +16,7 @@ from fieldmark.models.embedding_prompts import EmbedderConfig
 from fieldmark.models.universal_embedder import load_embedder
 from fieldmark.policy.gradient import ReplayConfig
 from fieldmark.policy.ranking_rewards import RankingRewardConfig
+from fieldmark.training.candidate_embeddings import RememberedRows
 from fieldmark.training.config import ScheduleConfig
 from fieldmark.training.contrastive_config import HeldOutConfig
 from fieldmark.training.elva import Elva, QueryBatch, train_elva
@@ -212,11 +213,13 @@ def test_nothing_drops_out_although_the_adapter_could(config):
         assert torch.equal(one, two) and not run.model.training
 
 
-def test_a_resumed_run_equals_an_unbroken_one(config, monkeypatch, tmp_path):
+@pytest.mark.parametrize("ranking", ["elva", "ndcg"])
+def test_a_resumed_run_equals_an_unbroken_one(ranking, config, monkeypatch, tmp_path):
     """Weights, log and what is remembered of the pool, bit for bit, though the crash comes between two refreshes."""
     config = replace(
         config,
         candidates=CandidatesConfig(refresh_every=2, learn="positives"),
+        reward=replace(config.reward, ranking=ranking),
         negatives=NegativesConfig(hard=0, random=12),
         schedule=replace(config.schedule, steps=4, validate_every=2),
     )
@@ -298,15 +301,35 @@ def test_groups_without_spread_change_nothing(config):
     assert figures["policy_loss"] == 0 and figures["grad_norm"] == 0 and figures["kl"] == 0
 
 
-def test_gains_of_ndcg_are_not_the_trained_policys(config):
+def test_gains_of_ndcg_are_not_the_trained_policys(config, monkeypatch):
     config = replace(config, reward=RankingRewardConfig(ranking="ndcg"))
     with started(config) as run:
         batch = run.next_batch()
         before = [one.similarity_to_positive for one in run.embed_candidates(batch)]
         away_from_the_reference(run)
+        monkeypatch.setattr(run.candidates, "_reference", RememberedRows(100, run.model.embedding_size))
         after = run.embed_candidates(batch)
     for one, other in zip(before, after, strict=True):
         assert one.shape == (4,) and torch.equal(one, other.similarity_to_positive)
+
+
+def test_the_reference_embeds_a_candidate_once(config, monkeypatch):
+    config = replace(config, reward=RankingRewardConfig(ranking="ndcg"), negatives=NegativesConfig(hard=0, random=20))
+    with started(config) as run:
+        asked, real = [], run.candidates._greedy
+
+        def greedy(requests):
+            asked.append(len(requests))
+            return real(requests)
+
+        monkeypatch.setattr(run.candidates, "_greedy", greedy)
+        first, second = run.next_batch(), run.next_batch()
+        before = run.candidates.as_reference(first.places, first.candidates)
+        run.candidates.as_reference(second.places, second.candidates)
+        away_from_the_reference(run)
+        again = run.candidates.as_reference(first.places, first.candidates)
+        assert asked == [len(first.places), len(set(second.places) - set(first.places))]
+        assert torch.equal(before, again)
 
 
 @pytest.mark.parametrize(

@@ -110,8 +110,13 @@ class Elva(Loop):
         self.scorer = RankingScorer(config.reward, config.policy.baseline, config.policy.scale)
         self.model = load_for_training(config.model, config.seed).eval()
         self.held_out = HeldOutQueries(held_out, config.candidates.batch_size, config.data.workers)
-        capacity = config.candidates.refresh_every * self.batches.most_candidates
-        self.candidates = CandidateEmbedder(self.model, config.candidates, config.summaries, capacity)
+        self.candidates = CandidateEmbedder(
+            self.model,
+            config.candidates,
+            config.summaries,
+            self.batches.most_candidates,
+            config.reward.needs_similarity_to_positive,
+        )
         self.reference = None
         if config.policy.kl_weight:
             self.reference = Reference(self.model.reference, config.policy.kl_weight, config.policy.kl)
@@ -126,7 +131,7 @@ class Elva(Loop):
             config,
             schedule=s,
             total_steps=total_steps,
-            modules={"adapter": trained, "candidates": self.candidates.remembered},
+            modules={"adapter": trained, **self.candidates.remembered},
             generators={"summaries": self.generator},
             optimiser=optimiser,
             scheduler=scheduler,
@@ -229,7 +234,7 @@ class Elva(Loop):
         rows = self.candidates.embed(self.progress.step, batch.places, batch.candidates, self.generator)
         row_of = {place: row for row, place in enumerate(batch.places)}
         needed = self.config.reward.needs_similarity_to_positive
-        before = self.candidates.as_reference(batch.candidates) if needed else None
+        before = self.candidates.as_reference(batch.places, batch.candidates) if needed else None
         found = []
         for example in batch.examples:
             positives, negatives = ([row_of[p] for p in places] for places in (example.positives, example.negatives))
