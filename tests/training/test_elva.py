@@ -252,16 +252,22 @@ def test_a_resumed_run_equals_an_unbroken_one(ranking, config, monkeypatch, tmp_
     assert embedder.config.mode == "generative"
 
 
+def counts_of_embedded(run: Elva, monkeypatch) -> list[int]:
+    """From now on, how many candidates each call embedded."""
+    counts, real = [], run.candidates._greedy
+
+    def greedy(requests):
+        counts.append(len(requests))
+        return real(requests)
+
+    monkeypatch.setattr(run.candidates, "_greedy", greedy)
+    return counts
+
+
 def test_remembered_candidates_are_not_embedded_again(config, monkeypatch):
     config = replace(config, candidates=CandidatesConfig(refresh_every=3), negatives=NegativesConfig(hard=0, random=20))
     with started(config) as run:
-        asked, real = [], run.candidates._greedy
-
-        def greedy(requests):
-            asked.append(len(requests))
-            return real(requests)
-
-        monkeypatch.setattr(run.candidates, "_greedy", greedy)
+        asked = counts_of_embedded(run, monkeypatch)
         first = run.next_batch()
         before = run.candidates.embed(0, first.places, first.candidates, run.generator)
         away_from_the_reference(run)  # another policy
@@ -316,13 +322,7 @@ def test_gains_of_ndcg_are_not_the_trained_policys(config, monkeypatch):
 def test_the_reference_embeds_a_candidate_once(config, monkeypatch):
     config = replace(config, reward=RankingRewardConfig(ranking="ndcg"), negatives=NegativesConfig(hard=0, random=20))
     with started(config) as run:
-        asked, real = [], run.candidates._greedy
-
-        def greedy(requests):
-            asked.append(len(requests))
-            return real(requests)
-
-        monkeypatch.setattr(run.candidates, "_greedy", greedy)
+        asked = counts_of_embedded(run, monkeypatch)
         first, second = run.next_batch(), run.next_batch()
         before = run.candidates.as_reference(first.places, first.candidates)
         run.candidates.as_reference(second.places, second.candidates)
