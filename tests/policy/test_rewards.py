@@ -73,9 +73,9 @@ def test_resolve() -> None:
     ("wrong", "message"),
     [
         ("verdict_corect", "use one of verdict_correct"),
-        ("no.such.module:fn", "no module 'no' can be imported"),
+        ("no.such.module:fn", "there is no module 'no'; put its file where the command runs"),
         ("fieldmark.policy.rewards:nothing", "has no function 'nothing'"),
-        ("fieldmark.policy.rewards:REWARDS", "not callable"),
+        ("fieldmark.policy.rewards:REWARDS", "has no function 'REWARDS'"),
         (lambda answer: 1.0, "asks for 'answer', which does not exist; available: verdict, same"),
         (lambda *args: 1.0, "cannot be filled by name"),
         (lambda: 1.0, "takes no arguments"),

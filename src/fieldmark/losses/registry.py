@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from fieldmark.losses.import_path import import_function
 from fieldmark.losses.matryoshka import NestedLoss, check_dimensions
 from fieldmark.losses.mining import MINERS, MinerName, with_miner
 from fieldmark.losses.potential_field import PotentialField
@@ -191,7 +192,7 @@ def proxy_parameter_groups(loss: nn.Module, config: MetricLossConfig, pooler_lr:
 
 def _find(name: str) -> Callable[..., Any]:
     if ":" in name:
-        return _import(name)
+        return import_function(name, "metric loss")
     if name not in _REGISTRY:
         nearest = difflib.get_close_matches(name, _REGISTRY, n=1, cutoff=0.4)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
@@ -200,25 +201,6 @@ def _find(name: str) -> Callable[..., Any]:
             "or name your own as 'package.module:function'"
         )
     return _REGISTRY[name]
-
-
-def _import(path: str) -> Callable[..., Any]:
-    module_name, _, attribute = path.partition(":")
-    if not module_name or not attribute.isidentifier():
-        raise ValueError(f"metric loss {path!r} is not an import path of the form 'package.module:function'")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        # A module missing *inside* the user's module is that module's own error and stays as it is.
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise ValueError(
-            f"metric loss {path!r}: there is no module {error.name!r}; install it or put its folder on PYTHONPATH"
-        ) from error
-    target = getattr(module, attribute, None)
-    if not callable(target):
-        raise ValueError(f"metric loss {path!r}: module {module_name!r} has no function {attribute!r}")
-    return target
 
 
 def _arguments(

@@ -18,6 +18,11 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 
 
+def is_hub_name(source: str) -> bool:
+    """Whether this could be a repository of the hub, such as Qwen/Qwen3-VL-8B-Instruct."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
+
+
 def fetch(source: str | Path, patterns: Sequence[str], revision: str | None = None) -> Path:
     """The folder of a model: `source` itself if it is one, else the hub repository's files that match.
 
@@ -27,7 +32,7 @@ def fetch(source: str | Path, patterns: Sequence[str], revision: str | None = No
     source = str(source)
     if Path(source).is_dir():
         return Path(source)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+    if not is_hub_name(source):
         raise ValueError(
             f"no model at {source}: give a folder with config.json, model.safetensors, tokenizer.json "
             "and preprocessor_config.json, or a hub name like Qwen/Qwen3-VL-8B-Instruct"

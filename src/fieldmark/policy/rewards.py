@@ -9,7 +9,6 @@ of ``PAIR_ARGUMENTS`` and name it ``package.module:function`` in the configurati
 Exceptions of a reward propagate: a reward that fails is a bug, not a zero.
 """
 
-import importlib
 import inspect
 import math
 import numbers
@@ -17,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fieldmark.losses.import_path import import_function
 from fieldmark.policy.verdicts import Verdict
 
 PAIR_ARGUMENTS: Mapping[str, str] = {
@@ -152,17 +152,8 @@ def resolve_reward(
         return Reward(name_or_path, available, options)
     if name_or_path in named:
         return Reward(named[name_or_path], available, options)
-    module_name, colon, attribute = name_or_path.partition(":")
-    if not colon or not module_name or not attribute:
+    if ":" not in name_or_path:
         known = f"one of {', '.join(named)}, or " if named else ""
         raise ValueError(f"unknown reward {name_or_path!r}: use {known}'package.module:function'")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise ValueError(f"reward {name_or_path!r}: no module {error.name!r} can be imported") from error
-        raise
-    function = getattr(module, attribute, None)
-    if function is None:
-        raise ValueError(f"reward {name_or_path!r}: module {module_name!r} has no function {attribute!r}")
+    function = import_function(name_or_path, "reward")
     return Reward(function, available, options)

@@ -127,3 +127,51 @@ def test_emoji_have_recipes_and_a_number_of_mined_queries_of_their_own(tmp_path,
     runs, _ = planned(tmp_path, "main", benchmark="emoji", root=str(tmp_path / "emoji"), base=str(checkpoint))
     assert {one.run.config.model.embedder.max_new_tokens for one in runs.values()} == {24}
     assert {one.place.mining.queries for one in runs.values()} == {4000}
+
+
+def test_a_dry_run_names_data_and_start(tmp_path):
+    (tmp_path / "emoji" / "query" / "test").mkdir(parents=True)
+    (tmp_path / "emoji" / "emoji.json").write_text("{}")
+    (tmp_path / "emoji" / "query" / "test" / "mbeir_emoji_task0_test.jsonl").touch()
+    asked = {"benchmark": "emoji", "out": str(tmp_path / "out"), "dry_run": True, "seeds": (1,)}
+    said = reproduce_elva(ElvaTableConfig(**asked))
+    assert "data:  --root is not given" in said and "runs/emoji/stage2, the recipe's, is not there yet" in said
+    said = reproduce_elva(ElvaTableConfig(**asked, root=str(tmp_path / "emoji"), base="bundled-elva-start"))
+    assert f"data:  {tmp_path / 'emoji'}\nstart: bundled-elva-start\n" in said
+    assert "taken as a hub name" in reproduce_elva(ElvaTableConfig(**asked, base="somebody/retriever"))
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"base": "runs/emoji/nope"}, "no embedder at runs/emoji/nope: give one with --base"),
+        ({"root": "there/is/none"}, "no folder there/is/none"),
+        ({"root": "plain"}, "not what `fieldmark data emoji` writes"),
+        ({"root": "plain", "benchmark": "mbeir"}, "is plain M-BEIR"),
+    ],
+)
+def test_data_or_start_that_are_not_there_are_refused_at_once(options, said, dry_run, tmp_path, monkeypatch):
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "emoji.json").touch()
+    monkeypatch.chdir(tmp_path)
+    config = {"benchmark": "emoji", "root": ".", "base": "bundled-elva-start", "out": "out", **options}
+    if options.get("base"):
+        (tmp_path / "query" / "test").mkdir(parents=True)
+        (tmp_path / "query" / "test" / "mbeir_emoji_task0_test.jsonl").touch()
+    with pytest.raises(ValueError, match=said):
+        reproduce_elva(ElvaTableConfig(**config, dry_run=dry_run))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_recipes_start_has_to_be_there_for_a_real_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no embedder at runs/elva/stage2.*train the recipe's start first"):
+        reproduce_elva(ElvaTableConfig(table="ablation", benchmark="mbeir", root=collection(tmp_path), out="out"))
+    assert not (tmp_path / "out").exists()
+
+
+def collection(folder: Path) -> str:
+    (folder / "query" / "test").mkdir(parents=True)
+    (folder / "query" / "test" / "mbeir_cirr_task7_test.jsonl").touch()
+    return str(folder)

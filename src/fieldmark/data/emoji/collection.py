@@ -109,6 +109,11 @@ class EmojiSummary:
         return "\n".join(lines)
 
 
+def is_emoji_collection(folder: Path) -> bool:
+    """Whether `write_emoji` wrote it."""
+    return (folder / _FACTS).is_file()
+
+
 def write_emoji(
     config: EmojiConfig,
     out: Path,
@@ -134,7 +139,7 @@ def write_emoji(
     out = Path(out)
     if out.exists() and not force:
         raise ValueError(f"{out} exists: choose another --out, or say --force to replace it")
-    if out.exists() and not (out / _FACTS).is_file():
+    if out.exists() and not is_emoji_collection(out):
         raise ValueError(f"{out} holds no emoji collection: --force replaces nothing else. Choose another --out")
     temporary = out.with_name(out.name + ".writing")
     if temporary.exists():

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from fieldmark.experiments.elva.cost import listing
+from fieldmark.experiments.elva.inputs import check_inputs
 from fieldmark.experiments.elva.plan import ElvaTableConfig, Place, PlannedRun, plan_runs
 from fieldmark.experiments.elva.report import write_report
 from fieldmark.experiments.elva.runs import ElvaRun, execute
@@ -19,9 +20,10 @@ def reproduce_elva(config: ElvaTableConfig) -> str:
     Raises:
         ValueError: bad input, before the first run or from it.
     """
+    inputs = check_inputs(config)
     table, planned = load_table(config.table), plan_runs(config)
     if config.dry_run:
-        return listing(planned, config)
+        return "\n".join([*inputs, "", listing(planned, config)])
     missing = with_starts(missing_runs(planned)[: config.limit])
     _prepare(missing, planned, config)
     waves = sorted({run.depth for run in missing})
