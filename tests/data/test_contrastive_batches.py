@@ -79,6 +79,7 @@ def test_of_mined_negatives_the_nearest_are_drawn_from() -> None:
         ({}, {"batch_size": 1}, "batch_size is 1"),
         ({}, {"batch_size": 24}, "only 23 training queries"),
         ({}, {"hard_negatives": -1}, "hard_negatives is -1"),
+        ({"queries": [Query(Item("q0", "x"))] * 9}, {}, "names none: mine them.*--mined, or set hard_negatives to 0"),
         ({}, {"mined": mined(q1=["c99"])}, "c99"),
         ({}, {"mined": mined(other=["c1"])}, "other queries"),
         ({"relevance": {}}, {}, "'q0' has no positive"),
@@ -130,7 +131,7 @@ def test_what_is_held_out_is_not_trained_on():
     assert held.relevance.keys() == {q.id for q in held.queries}
     again, other = hold_out(whole, 5, 10, seed=1)[1], hold_out(whole, 5, 10, seed=2)[1]
     assert list(again.queries) == list(held.queries) != list(other.queries)
-    ContrastiveBatches(train, 4, 1, seed=0).batch(0)
+    ContrastiveBatches(train, 4, 0, seed=0).batch(0)
 
 
 def test_a_tenth_at_most_is_held_out():

@@ -1,5 +1,6 @@
 """Summaries that a model writes about training data are what it writes greedily, and can be rehearsed."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +9,12 @@ from tests.fixtures_models import save_tiny
 from tests.fixtures_retrieval import write_squares
 
 from fieldmark.data.multimodal.mbeir_writing import NewCandidate, NewCollection, NewQuery, write_mbeir
+from fieldmark.data.retrieval import RetrievalTask
 from fieldmark.data.summaries import KnownSummary, read_summaries
 from fieldmark.evaluation.embedding import EncodingConfig
-from fieldmark.experiments.summarising import SummariesConfig, write_summaries
+from fieldmark.experiments.summarising import SummariesConfig, WritingConfig, write_summaries
 from fieldmark.models.embedding_prompts import EmbedderConfig, Request
-from fieldmark.models.universal_embedder import load_embedder
+from fieldmark.models.universal_embedder import UniversalEmbedder, load_embedder
 from fieldmark.training.rehearsal import Rehearsal, RehearsalConfig
 from fieldmark.training.retrieval_data import RetrievalDataConfig, load_training_task
 
@@ -25,11 +27,19 @@ def config(tmp_path: Path) -> SummariesConfig:
         embedder=str(save_tiny(tmp_path / "checkpoint")),
         out=str(tmp_path / "out" / "summaries.jsonl"),
         data=RetrievalDataConfig(path=str(write_squares(tmp_path / "mbeir")), workers=0),
-        prompts=PROMPTS,
+        prompts=WritingConfig(image_size=16, max_new_tokens=6),
         queries=7,
         candidates=5,
         encoding=EncodingConfig(workers=0),
     )
+
+
+def assert_written_by(model: UniversalEmbedder, task: RetrievalTask, known: Sequence[KnownSummary]) -> None:
+    queries, candidates = {q.id: q for q in task.queries}, {c.id: c for c in task.candidates}
+    for one in known:
+        query = queries.get(one.id) if one.of == "query" else None
+        request = Request(candidates[one.id]) if query is None else Request(query.item, query.instruction)
+        assert model.encode([request]).summaries == (one.summary,)
 
 
 def test_greedy_summaries_are_written_once_and_fit_their_data(config: SummariesConfig):
@@ -37,14 +47,25 @@ def test_greedy_summaries_are_written_once_and_fit_their_data(config: SummariesC
     known = read_summaries(report.file)
     assert report.written == len(known) and report.written + report.empty == 12 and str(report.file) in report.as_text()
     task, model = load_training_task(config.data), load_embedder(config.embedder, config=PROMPTS)
-    queries, candidates = {q.id: q for q in task.queries}, {c.id: c for c in task.candidates}
-    for one in known:
-        query = queries.get(one.id) if one.of == "query" else None
-        request = Request(candidates[one.id]) if query is None else Request(query.item, query.instruction)
-        assert model.encode([request]).summaries == (one.summary,)
+    assert_written_by(model, task, known)
     assert len(Rehearsal(RehearsalConfig(path=str(report.file)), task, seed=0)) == len(known)
     with pytest.raises(ValueError, match="exists already"):
         write_summaries(config)
+
+
+def test_a_saved_embedder_is_asked_in_its_own_words(config: SummariesConfig, tmp_path: Path):
+    """Its prompt, picture size and budget; what is said wins."""
+    saved = EmbedderConfig(image_size=16, max_new_tokens=6, generative_prompt="Of {text} and {instruction} say: ")
+    model = load_embedder(config.embedder, config=saved)
+    model.save_pretrained(tmp_path / "saved")
+    own = replace(config, embedder=str(tmp_path / "saved"), prompts=WritingConfig())
+    known = read_summaries(write_summaries(own).file)
+    model.config = replace(saved, mode="generative")
+    assert_written_by(model, load_training_task(config.data), known)
+    other = replace(
+        own, out=str(tmp_path / "other.jsonl"), prompts=WritingConfig(generative_prompt="{text}{instruction}")
+    )
+    assert read_summaries(write_summaries(other).file) != known
 
 
 def test_summaries_of_other_data_are_refused(config: SummariesConfig, tmp_path: Path):
@@ -111,5 +132,3 @@ def test_bad_input_is_named(config: SummariesConfig, change: dict, named: str):
         write_summaries(replace(config, **change))
     with pytest.raises(ValueError, match="need queries or candidates"):
         SummariesConfig(queries=0, candidates=0)
-    with pytest.raises(ValueError, match="generative"):
-        SummariesConfig(prompts=EmbedderConfig())

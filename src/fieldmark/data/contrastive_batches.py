@@ -61,7 +61,9 @@ class ContrastiveBatches:
         if batch_size < 2:
             raise ValueError(f"batch_size is {batch_size}; a contrast needs at least 2 queries")
         if batch_size > len(task.queries):
-            raise ValueError(f"batch_size is {batch_size}, but there are only {len(task.queries)} training queries")
+            raise ValueError(
+                f"batch_size is {batch_size}, but there are only {len(task.queries)} training queries: make it smaller"
+            )
         if hard_negatives < 0:
             raise ValueError(f"hard_negatives is {hard_negatives}; give 0 or more")
         if mined is not None and not any(query.id in mined for query in task.queries):
@@ -90,6 +92,11 @@ class ContrastiveBatches:
             self._negatives.append(np.array(list(dict.fromkeys(hard)), dtype=np.int32))
         if mined is not None and hard_negatives and not of_mined:
             raise ValueError(f"the mined negatives are of other queries than those of {task.name}")
+        if hard_negatives and not any(map(len, self._negatives)):
+            raise ValueError(
+                f"hard_negatives is {hard_negatives}, but {task.name} names none: mine them (`fieldmark data mine`) "
+                "and give them with --mined, or set hard_negatives to 0"
+            )
         self._last_order: tuple[int, np.ndarray] | None = None
 
     @property

@@ -1,6 +1,6 @@
 """`fieldmark evaluate mbeir|mrbench|video` and `fieldmark data mrbench`: loads what `evaluation` looks at."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -13,13 +13,10 @@ from fieldmark.evaluation.mbeir import MbeirConfig, MbeirTable, evaluate_mbeir
 from fieldmark.evaluation.mrbench import MrbenchConfig, MrbenchResult, evaluate_mrbench
 from fieldmark.evaluation.video import VideoResult, evaluate_video
 from fieldmark.experiments.mrbench_building import MrbenchBuildConfig, TaskBuilding, build_mrbench
-from fieldmark.models.bundled import located
-from fieldmark.models.embedder_files import read_description
-from fieldmark.models.embedding_prompts import EmbedderConfig, Mode
+from fieldmark.models.embedding_prompts import Mode
 from fieldmark.models.universal_embedder import UniversalEmbedder, load_embedder
-from fieldmark.models.weight_files import SMALL_FILES, fetch
 from fieldmark.training.config import ModelConfig
-from fieldmark.training.embedder_model import embedder_folder
+from fieldmark.training.embedder_model import asked_config, embedder_folder
 from fieldmark.training.session import load_supervisor
 
 
@@ -51,12 +48,7 @@ class EmbedderSource:
         if not self.path:
             raise ValueError("no embedder given: set --embedder to the folder of a run or of a saved embedder")
         folder = embedder_folder(self.path)
-        asked = {"mode": self.mode, "max_new_tokens": self.max_new_tokens, "image_size": self.image_size}
-        changes = {name: value for name, value in asked.items() if value is not None}
-        config = None
-        if changes:
-            saved = read_description(fetch(located(folder), SMALL_FILES))
-            config = replace(saved.config if saved else EmbedderConfig(), **changes)  # type: ignore[arg-type]
+        config = asked_config(folder, mode=self.mode, max_new_tokens=self.max_new_tokens, image_size=self.image_size)
         return load_embedder(folder, self.base, config=config, dtype=self.dtype, device=self.device)
 
 

@@ -111,7 +111,6 @@ def build_mrbench(
     if (config.grains == "model") != (ask is not None):
         raise ValueError("grains='model' needs a model to ask, and only that does")
     root = Path(config.root)
-    out.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(config.seed)
     queries: list[GrainedQuery] = []
     reports = []
@@ -131,6 +130,7 @@ def build_mrbench(
             f"no query of {root} has {LEAST_GRAINS} grains: {'; '.join(one.as_text() for one in reports)}. "
             + ("Ask a model: --build.grains model" if ask is None else f"{out / _ANSWERS} holds what was answered")
         )
+    out.mkdir(parents=True, exist_ok=True)
     write_text(path, mrbench_lines(queries))
     return reports
 
@@ -157,6 +157,7 @@ class _Asker:
             for (key, _), answer in zip(new, self._ask([query.item for _, query in new]), strict=True):
                 self._known[key] = answer
                 self._lines.append(_Answer(*key, answer))
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             write_text(self._path, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in self._lines))
         return [self._known[key] for key in keys]
 

@@ -4,7 +4,7 @@ An embedder writes them, or they are read off a collection that lists its grains
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -14,13 +14,27 @@ from fieldmark.data.contrastive_batches import Chosen
 from fieldmark.data.retrieval import Item, Query, RetrievalTask
 from fieldmark.data.summaries import KnownSummary, summary_lines
 from fieldmark.evaluation.embedding import EncodingConfig, Progress, encode_all
-from fieldmark.models.embedding_prompts import EmbedderConfig
 from fieldmark.models.universal_embedder import load_embedder
-from fieldmark.training.embedder_model import embedder_folder
+from fieldmark.training.embedder_model import asked_config, embedder_folder
 from fieldmark.training.retrieval_data import RetrievalDataConfig, load_training_task
 from fieldmark.training.run_folder import write_text
 
 _Source = TypeVar("_Source", Query, Item)
+
+
+@dataclass(frozen=True)
+class WritingConfig:
+    """How the model is asked: as it will be in training. What is not given is as the embedder was saved, else the
+    default."""
+
+    generative_prompt: str | None = None
+    """Behind the picture; {text}, {instruction}: the request's, {content}: "image", "sentence" or both."""
+    max_new_tokens: int | None = None
+    """Most tokens of a summary."""
+    max_text_tokens: int | None = None
+    """A text is cut after so many tokens."""
+    image_size: int | None = None
+    """Side in pixels to which pictures are resized."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +56,7 @@ class SummariesConfig:
     out: str = ""
     """JSONL file to write."""
     data: RetrievalDataConfig = field(default_factory=RetrievalDataConfig)
-    prompts: EmbedderConfig = field(default_factory=lambda: EmbedderConfig(mode="generative"))
-    """How it is asked: as it will be in training."""
+    prompts: WritingConfig = field(default_factory=WritingConfig)
     queries: int = 4000
     """Training queries that are summed up, drawn at random; all, if there are fewer."""
     candidates: int = 2000
@@ -59,8 +72,6 @@ class SummariesConfig:
     def __post_init__(self) -> None:
         if min(self.queries, self.candidates) < 0 or not self.queries + self.candidates:
             raise ValueError(f"need queries or candidates to sum up, got {self.queries} and {self.candidates}")
-        if self.prompts.mode != "generative":
-            raise ValueError("summaries are written in generative mode: set prompts.mode to generative")
         if self.annotated and self.embedder:
             raise ValueError("annotated summaries need no model: leave --embedder out, or --annotated")
         if self.drafts < 1 or (self.drafts > 1 and not self.annotated):
@@ -123,9 +134,9 @@ def _written(
     config: SummariesConfig, queries: Sequence[Query], candidates: Sequence[Item], progress: Progress | None
 ) -> tuple[list[KnownSummary], int, int]:
     """A model's, greedily; how many were empty, how many forced."""
-    model = load_embedder(
-        embedder_folder(config.embedder), config=config.prompts, dtype=config.dtype, device=config.device
-    )
+    folder = embedder_folder(config.embedder)
+    asked = asked_config(folder, mode="generative", **asdict(config.prompts))
+    model = load_embedder(folder, config=asked, dtype=config.dtype, device=config.device)
     found: list[KnownSummary] = []
     empty = forced = 0
     chosen: list[tuple[Literal["query", "candidate"], Sequence[Query] | Sequence[Item]]] = [

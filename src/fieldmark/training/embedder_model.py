@@ -1,15 +1,18 @@
 """The universal embedder that a method trains: where it comes from, and what of it is trained."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fieldmark.models.adapters import AdapterConfig, adapter_layers
-from fieldmark.models.embedder_files import EMBEDDER_FILE
+from fieldmark.models.bundled import located
+from fieldmark.models.embedder_files import EMBEDDER_FILE, read_description
 from fieldmark.models.embedding_prompts import EmbedderConfig
 from fieldmark.models.new_words import add_words, read_words
 from fieldmark.models.universal_embedder import UniversalEmbedder, load_embedder
+from fieldmark.models.weight_files import SMALL_FILES, fetch
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,17 @@ def embedder_folder(path: str | Path) -> str:
     if (Path(path) / "config.yaml").is_file():
         raise ValueError(f"{path} is a run that has saved no embedder yet: finish it with --resume")
     return str(path)
+
+
+def asked_config(folder: str | Path, **changes: Any) -> EmbedderConfig:
+    """How an embedder was saved to be asked, else `EmbedderConfig()`, with the changes that are not None.
+
+    Args:
+        folder: as `load_embedder` takes it.
+    """
+    saved = read_description(fetch(located(folder), SMALL_FILES))
+    asked = {name: value for name, value in changes.items() if value is not None}
+    return replace(saved.config if saved else EmbedderConfig(), **asked)
 
 
 def load_for_training(config: EmbedderModelConfig, seed: int) -> UniversalEmbedder:

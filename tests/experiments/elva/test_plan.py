@@ -166,7 +166,7 @@ def test_data_or_start_that_are_not_there_are_refused_at_once(options, said, dry
 
 def test_the_recipes_start_has_to_be_there_for_a_real_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="no embedder at runs/elva/stage2.*train the recipe's start first"):
+    with pytest.raises(ValueError, match=r"no embedder at runs/elva/stage2.*train the recipe's start first"):
         reproduce_elva(ElvaTableConfig(table="ablation", benchmark="mbeir", root=collection(tmp_path), out="out"))
     assert not (tmp_path / "out").exists()
 

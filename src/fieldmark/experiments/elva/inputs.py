@@ -30,8 +30,8 @@ def _check_collection(config: ElvaTableConfig) -> str:
         raise ValueError(f"there is no folder {root}: give the collection with --root")
     if config.benchmark == EMOJI and not is_emoji_collection(root):
         raise ValueError(
-            f"{root} is not what `fieldmark data emoji` writes (it has no emoji.json): make it with `fieldmark data emoji "
-            "--out FOLDER` and give it with --root"
+            f"{root} is not what `fieldmark data emoji` writes (it has no emoji.json): make it with "
+            "`fieldmark data emoji --out FOLDER` and give it with --root"
         )
     if not load_table(config.table).is_about_video:
         find_tasks(root, "test")
@@ -47,6 +47,6 @@ def _check_start(config: ElvaTableConfig) -> str:
     if config.base is None and config.dry_run:
         return f"start: {base}, the recipe's, is not there yet: train it first, or give another with --base"
     raise ValueError(
-        f"there is no embedder at {base}: give one with --base (a run, a saved embedder, a peft adapter, a checkpoint), "
-        "or train the recipe's start first (docs/elva-tables.md)"
+        f"there is no embedder at {base}: give one with --base (a run, a saved embedder, a peft adapter, a "
+        "checkpoint), or train the recipe's start first (docs/elva-tables.md)"
     )

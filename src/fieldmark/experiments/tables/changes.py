@@ -48,4 +48,4 @@ def require_known(what: str, name: str, known: Collection[str], where: str = "")
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
     guess = f": did you mean {near[0]!r}?" if near else ""
     place = f"{where}: " if where else ""
-    raise ValueError(f"{place}unknown {what} {name!r}{guess} Choose from {', '.join(known)}")
+    raise ValueError(f"{place}unknown {what} {name!r}{guess or '.'} Choose from {', '.join(known)}")
