@@ -106,6 +106,7 @@ def test_pictures_may_be_linked(own: Own, tmp_path: Path) -> None:
         ("queries", {"id": "q2"}, "twice"),
         ("candidates", {"id": "manual"}, "twice"),
         ("candidates", {"image": "img/7.png"}, "1 of 3 pictures are not there:"),
+        ("candidates", {"image": "candidates.jsonl"}, "1 of 3 pictures cannot be read or are in no known format:"),
         ("candidates", {"image": "../secret.png"}, "must lie below"),
     ],
 )

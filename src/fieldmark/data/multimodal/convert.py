@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from fieldmark.data.decode import looks_like_picture
 from fieldmark.data.multimodal.json_lines import JsonLines, Record, index_lines
 from fieldmark.data.multimodal.mbeir_layout import FIRST_OWN_NUMBER, SPLITS, TASKS
 from fieldmark.data.multimodal.mbeir_writing import NewCandidate, NewCollection, NewQuery, write_mbeir
@@ -59,14 +60,14 @@ class Converted:
 
 
 def convert(config: ConvertConfig, out: Path) -> Converted:
-    """Checks everything, then writes `out` (made whole beside it, then renamed). Pictures are not decoded.
+    """Checks everything, then writes `out` (made whole beside it, then renamed). Of pictures only the beginning is read.
 
     Ids become "<number>:<n>" in the order of the files; the own ones are kept in `src_content`. A query's task follows
     from what it and its positives are; the pool of a task has all candidates of its kind.
 
     Raises:
         ValueError: `out` exists; a line is damaged, unknown fields, ids twice, nothing in it, positives or negatives
-            that no candidate has, positives of two kinds, or pictures that are not there. Nothing is written then.
+            that no candidate has, positives of two kinds, or pictures that are not there or in no known format. Nothing is written then.
     """
     if out.exists():
         raise ValueError(f"{out} exists: choose another folder, or delete it")
@@ -87,7 +88,7 @@ def convert(config: ConvertConfig, out: Path) -> Converted:
         image = _picture(record, queries_path.parent, config.name, pictures)
         new_queries.append(_new_query(i, record, image, numbers, kinds, queries_path))
 
-    _refuse_missing(pictures)
+    _refuse_bad(pictures)
     tasks = sorted({one.task for one in new_queries})
     splits = {one.split for one in new_queries}
     by_task = {
@@ -201,12 +202,27 @@ def _picture(record: Record, folder: Path, name: str, pictures: dict[str, Path])
     return target
 
 
-def _refuse_missing(pictures: Mapping[str, Path]) -> None:
+def _refuse_bad(pictures: Mapping[str, Path]) -> None:
     missing = [path for path in pictures.values() if not path.is_file()]
     if missing:
-        shown = "".join(f"\n  {path}" for path in missing[:_SHOWN])
-        more = f"\n  … and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-        raise ValueError(f"{len(missing)} of {len(pictures)} pictures are not there:{shown}{more}")
+        raise ValueError(_listed(missing, len(pictures), "are not there"))
+    strange = [path for path in pictures.values() if not _claims_to_be_picture(path)]
+    if strange:
+        raise ValueError(_listed(strange, len(pictures), "cannot be read or are in no known format"))
+
+
+def _claims_to_be_picture(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return looks_like_picture(file.read(16))
+    except OSError:
+        return False
+
+
+def _listed(paths: Sequence[Path], of: int, what: str) -> str:
+    shown = "".join(f"\n  {path}" for path in paths[:_SHOWN])
+    more = f"\n  … and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return f"{len(paths)} of {of} pictures {what}:{shown}{more}"
 
 
 def _write(collection: NewCollection, pictures: Mapping[str, Path], link: bool, out: Path) -> None:
