@@ -60,14 +60,15 @@ class Converted:
 
 
 def convert(config: ConvertConfig, out: Path) -> Converted:
-    """Checks everything, then writes `out` (made whole beside it, then renamed). Of pictures only the beginning is read.
+    """Checks everything, then writes `out` (made whole beside it, then renamed). Of pictures only the head is read.
 
     Ids become "<number>:<n>" in the order of the files; the own ones are kept in `src_content`. A query's task follows
     from what it and its positives are; the pool of a task has all candidates of its kind.
 
     Raises:
         ValueError: `out` exists; a line is damaged, unknown fields, ids twice, nothing in it, positives or negatives
-            that no candidate has, positives of two kinds, or pictures that are not there or in no known format. Nothing is written then.
+            that no candidate has, positives of two kinds, or pictures that are not there or in no known format. Nothing is written
+            then.
     """
     if out.exists():
         raise ValueError(f"{out} exists: choose another folder, or delete it")
