@@ -29,7 +29,7 @@ def test_two_stages_with_mined_negatives(fieldmark: Cli, tmp_path: Path, checkpo
     one, two, three = (tmp_path / name for name in ("one", "two", "three"))
 
     said = fieldmark("train", "contrastive", "--data", triplets, "--base", checkpoint, "--run", one, *SMALL)
-    assert said.code == 0, said.err
+    assert said.code == 0 and f"--base {one} --data COLLECTION" in said.out, said.err
     said = fieldmark("train", "contrastive", "--data", root, "--base", one, "--run", two, *SMALL)
     assert said.code == 0, said.err
     assert "held-out R@1" in said.out and f"--embedder {two}" in said.out

@@ -1,5 +1,6 @@
 """Help, unknown names, bad input, errors of the library, exit codes."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from fieldmark.cli import main
 from fieldmark.cli.commands import COMMANDS
 from fieldmark.cli.names import nearest_names
 from fieldmark.data.decode import BadImage
+from fieldmark.experiments.runs import in_processes
+from fieldmark.losses.import_path import import_function
 from fieldmark.training.checkpoint import CheckpointError
 from fieldmark.training.optimiser import NonFiniteLoss
 
@@ -195,6 +198,22 @@ def test_errors_for_users_have_no_traceback(fieldmark: Cli, monkeypatch: pytest.
 
 def test_own_messages_need_no_hint(fieldmark: Cli) -> None:
     assert "FIELDMARK_TRACEBACK" not in fieldmark("prompt", "show", "--vocabulary", "boats").err
+
+
+def test_own_messages_from_another_process_need_no_hint(fieldmark: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def elsewhere(task: str) -> Callable[..., None]:
+        work = functools.partial(import_function, what="reward") if task == "nothing" else int
+
+        def fail(*_: Any, **__: Any) -> None:
+            list(in_processes([task], work, processes=1))
+
+        return fail
+
+    for task, hinted in (("nothing", False), ("no number", True)):
+        monkeypatch.setattr("fieldmark.training.metric.train_metric", elsewhere(task))
+        said = fieldmark("train", "metric", "--run", "x")
+        assert said.code == 2 and said.err.startswith("fieldmark: error: ")
+        assert ("from a library" in said.err) is hinted, said.err
 
 
 def test_mistakes_of_ours_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,10 @@ Only the parser of the command that was asked for is built, so `fieldmark --help
 """
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
-from types import TracebackType
 
 from fieldmark import __version__
 from fieldmark.cli import (  # noqa: F401  # they register their commands
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         if show_traceback:
             raise
         print(f"fieldmark: error: {error}", file=sys.stderr)
-        if not _raised_by_fieldmark(error.__traceback__):
+        if not _raised_by_fieldmark(error):
             print(f"({type(error).__name__} from a library; {TRACEBACK}=1 shows where)", file=sys.stderr)
         return 2
 
@@ -152,10 +152,19 @@ def _how_to_resume(arguments: list[str]) -> str:
     return f"Go on from the last checkpoint with:\n  fieldmark {shlex.join([*kept, '--resume'])}"
 
 
-def _raised_by_fieldmark(traceback: TracebackType | None) -> bool:
+def _raised_by_fieldmark(error: BaseException) -> bool:
     """Whether the error was raised by a line of this package, whose messages say what to do."""
+    remote = getattr(error.__cause__, "tb", None)  # of an error in a process of a pool: its traceback as text
+    if isinstance(remote, str):
+        files = re.findall(r'^  File "(.+)", line \d+', remote, re.MULTILINE)
+        return bool(files) and _is_ours(files[-1])
+    traceback = error.__traceback__
     if traceback is None:
         return True
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
-    return Path(traceback.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parents[1])
+    return _is_ours(traceback.tb_frame.f_code.co_filename)
+
+
+def _is_ours(file: str) -> bool:
+    return Path(file).is_relative_to(Path(__file__).parents[1])

@@ -41,7 +41,10 @@ def _train_contrastive(options: "Options") -> Run:
         print(f"\n{results['steps']} steps; {seen} queries seen, of {there_are} there are")
         print(f"held-out R@1: {100 * best['recall_at_1']:.1f}, best at step {best['best_step']}")
         print(f"\nrun: {folder}\nembedder: {folder}/encoder")
-        print(f"next: fieldmark data mine --embedder {folder} --data {given.config.data.path}")
+        if str(given.config.data.path).lower().endswith(".csv"):
+            print(f"next: fieldmark train contrastive --base {folder} --data COLLECTION --run FOLDER")
+        else:
+            print(f"next: fieldmark data mine --embedder {folder} --data {given.config.data.path}")
 
     return run
 

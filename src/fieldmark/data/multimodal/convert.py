@@ -67,8 +67,8 @@ def convert(config: ConvertConfig, out: Path) -> Converted:
 
     Raises:
         ValueError: `out` exists; a line is damaged, unknown fields, ids twice, nothing in it, positives or negatives
-            that no candidate has, positives of two kinds, or pictures that are not there or in no known format. Nothing is written
-            then.
+            that no candidate has, positives of two kinds, or pictures that are not there or in no known format.
+            Nothing is written then.
     """
     if out.exists():
         raise ValueError(f"{out} exists: choose another folder, or delete it")

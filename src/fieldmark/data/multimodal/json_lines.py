@@ -138,7 +138,7 @@ def _parse(line: bytes, path: Path, number: int | None = None) -> Record:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         if line.startswith(b"version https://git-lfs"):
             raise ValueError(f"{path} is a Git LFS pointer instead of the data: run `git lfs pull`") from error
-        raise ValueError(f"{where} is no JSON ({error}): is the download complete?") from error
+        raise ValueError(f"{where} is no JSON ({error}): correct it, or download the file again") from error
     if not isinstance(record, dict):
         raise ValueError(f"{where} must be a JSON object, got {type(record).__name__}")
     return record

@@ -115,7 +115,7 @@ def open_mbeir_task(
     if absent_ids:
         message = _absence(qrels_file(root, name, split), absent_ids, pool_path)
         if absent == "error":
-            raise ValueError(f'{message}. absent="count" keeps them as never found')
+            raise ValueError(f"{message}. To keep them as never found set absent to count (--data.absent count)")
         notes.append(f"{message}; they count as not found")
 
     known = {id_hash(qid): qid for qid in relevance}
@@ -192,7 +192,7 @@ def read_mbeir_training(
         example = _example(index, counts, present)
         message = f"{path}: {int((~present).sum())} positives are not in {pool_path} (first: {example})"
         if absent == "error":
-            raise ValueError(f'{message}: is the pool complete? absent="count" goes on without them')
+            raise ValueError(f"{message}: is the pool complete? (In Python, absent='count' goes on without.)")
         starts = np.concatenate([[0], np.cumsum(np.array(counts, dtype=np.int64))[:-1]])
         usable = np.add.reduceat(present, starts) > 0
         notes.append(f"{message}; {int((~usable).sum())} queries without any are left out")
