@@ -44,7 +44,7 @@ def test_memory_is_a_few_bytes_a_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (['{"id": "a"}', '{"id": '], "line 2 is no JSON.*complete"),
+        (['{"id": "a"}', '{"id": '], "line 2 is no JSON.*download the file again"),
         (['["a"]'], "line 1 must be a JSON object, got list"),
         (['{"name": "a"}'], "line 1: 'id' must be a text, got None"),
         (['{"id": 7}'], "'id' must be a text, got 7"),
