@@ -29,16 +29,16 @@ def test_stage_three_with_mined_negatives_and_a_reward_of_ones_own(
         QueryNegatives(name, tuple(ids[(i + k) % 24] for k in (3, 5)), (ids[i - 1],)) for i, name in enumerate(ids)
     ]
     write_mined(mined, {"threshold": None}, lines)
-    (tmp_path / "my_rewards.py").write_text(
+    (tmp_path / "rewards_beside_the_run.py").write_text(
         "def brief(positive, num_tokens):\n    return float(positive.max()) - num_tokens\n"
     )
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
 
     asked = ("train", "elva", "--data", root, "--base", checkpoint, "--run", run, *SMALL)
     said = fieldmark(*asked)
     assert said.code == 2 and "data mine" in said.err and not run.exists()
     negatives = ("--mined", mined, "--negatives.hard", "2", "--negatives.random", "1")
-    said = fieldmark(*asked, *negatives, "--reward.function", "my_rewards:brief")
+    said = fieldmark(*asked, *negatives, "--reward.function", "rewards_beside_the_run:brief")
     assert said.code == 0, said.err
     assert "held-out R@1" in said.out
     results = json.loads((run / "results.json").read_text())
