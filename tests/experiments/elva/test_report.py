@@ -71,6 +71,8 @@ def test_controls(tmp_path: Path) -> None:
     assert "grains satisfied" not in text  # measured by nobody
     stored = json.loads((tmp_path / "fieldguide" / "elva-controls-fieldguide.json").read_text())
     assert len(stored["measured"]) == 6 and stored["published"]["figures"] == []
+    assert str(tmp_path) not in json.dumps(stored), "whose machine it was is nobody's business"
+    assert stored["config"]["seeds"] == [1, 2] and stored["measured"][0]["run"].startswith("runs/")
 
 
 def test_printed_figures_stand_beside_ours(tmp_path: Path) -> None:
@@ -82,6 +84,8 @@ def test_printed_figures_stand_beside_ours(tmp_path: Path) -> None:
     assert "| 58.7 (+2.1); 2B 53.8 (+2.2) | 51.5 ± 0.7 | +0.5 ± 0.7 | 2 |" in rows["stage 3"]
     assert "| 56.6; 2B 51.6 | 51.0 | – | 1 |" in rows["stage 2, one word"]  # the start is measured once
     assert (tmp_path / "mbeir" / "elva-main-mbeir.svg").is_file()
+    stored = json.loads((tmp_path / "mbeir" / "elva-main-mbeir.json").read_text())
+    assert (stored["config"]["root"], stored["config"]["base"]) == ("ROOT", None)
 
 
 def test_nothing_is_run_yet(tmp_path: Path) -> None:
@@ -113,9 +117,9 @@ def test_figures_that_one_row_lacks_are_not_compared(tmp_path: Path) -> None:
         if (p.row.key, p.seed) in (("stage3", 1), ("stage3", 2), ("stage2", 2)):
             finish(p, 0.5)
     rows = {row.key: row for row in table.rows}
-    found = compare(table, "fieldguide", collect(planned), rows["stage3"], rows["stage2"])
+    found = compare(table, "fieldguide", collect(planned, config.folder), rows["stage3"], rows["stage2"])
     assert found.points == (0.0,) and found.sensitivity == (1.0,)
-    assert compare(table, "fieldguide", collect(planned), rows["stage3"], rows["permuted"]).points == ()
+    assert compare(table, "fieldguide", collect(planned, config.folder), rows["stage3"], rows["permuted"]).points == ()
 
 
 def test_signals_are_means_over_the_first_and_the_last_fifth(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from fieldmark.experiments.elva.columns import MEASURED, Column, cells, shown_columns, signal_cells
@@ -16,10 +17,20 @@ from fieldmark.report.dot_plot import DotRow, dot_plot
 from fieldmark.training.run_folder import to_plain, write_text
 
 
-def collect(planned: Sequence[PlannedRun]) -> list[dict[str, Any]]:
-    """One entry per finished run of the table (shares, not percent)."""
+_PATHS = ("root", "base", "recipe", "contrastive", "mrbench", "annotations", "videos")
+"""Options that name files of one's own: a report tells that they were given, not where they lay."""
+
+
+def collect(planned: Sequence[PlannedRun], folder: Path) -> list[dict[str, Any]]:
+    """One entry per finished run of the table (shares, not percent); ``run``: its place below ``folder``."""
     return [
-        {"row": p.row.key, "label": p.row.label, "seed": p.seed, "run": str(p.run.folder), **p.run.read()}
+        {
+            "row": p.row.key,
+            "label": p.row.label,
+            "seed": p.seed,
+            "run": p.run.folder.relative_to(folder).as_posix(),
+            **p.run.read(),
+        }
         for p in planned
         if p.run.finished
     ]
@@ -30,7 +41,7 @@ def write_report(table: Table, planned: Sequence[PlannedRun], config: ElvaTableC
     folder = config.docs_folder
     folder.mkdir(parents=True, exist_ok=True)
     name = f"elva-{table.name}-{config.benchmark}"
-    measured = collect(planned)
+    measured = collect(planned, config.folder)
     figure = _figure(table, config, measured)
     if figure is not None:
         write_text(folder / f"{name}.svg", figure + "\n")
@@ -39,7 +50,7 @@ def write_report(table: Table, planned: Sequence[PlannedRun], config: ElvaTableC
     content = {
         "table": table.name,
         "benchmark": config.benchmark,
-        "config": to_plain(config),
+        "config": _described(config),
         "published": {
             "source": f"{PRINTED.paper}, {table.paper}",
             "figures": [asdict(p) for p in PRINTED.of_table(table.name)],
@@ -50,10 +61,18 @@ def write_report(table: Table, planned: Sequence[PlannedRun], config: ElvaTableC
     return text
 
 
+def _described(config: ElvaTableConfig) -> dict[str, Any]:
+    """What decides about the figures; paths of one's own as NAMES."""
+    plain: dict[str, Any] = to_plain(config)
+    for name in ("limit", "dry_run", "out", "docs"):
+        plain.pop(name)
+    return plain | {name: name.upper() for name in _PATHS if plain[name] is not None}
+
+
 def command(config: ElvaTableConfig) -> str:
     """The command line that makes this table again; paths of one's own as NAMES."""
     words = ["fieldmark reproduce elva", f"--table {config.table}", f"--benchmark {config.benchmark}"]
-    for name in ("root", "base", "recipe", "contrastive", "mrbench", "annotations", "videos"):
+    for name in _PATHS:
         if getattr(config, name) is not None:
             words.append(f"--{name} {name.upper()}")
     return " ".join([*words, f"--seeds [{','.join(map(str, config.seeds))}]"])
