@@ -16,7 +16,6 @@ from fieldmark.experiments.tables.cells import spread
 from fieldmark.report.dot_plot import DotRow, dot_plot
 from fieldmark.training.run_folder import to_plain, write_text
 
-
 _PATHS = ("root", "base", "recipe", "contrastive", "mrbench", "annotations", "videos")
 """Options that name files of one's own: a report tells that they were given, not where they lay."""
 
