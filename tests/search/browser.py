@@ -55,7 +55,7 @@ def open_page(browser: "Browser", url: str, **settings: Any) -> Iterator["Page"]
     page.on("request", watch)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda message: complaints.append(message.text) if _is_complaint(message) else None)
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)  # beside other tests a browser may have to wait long for its turn
     page.goto(url)
     try:
         yield page
@@ -75,8 +75,14 @@ def in_sight(page: Any, selector: str) -> bool:
 
 
 def wait_for_results(page: Any, text: str = "results in") -> None:
-    """Until the status line says so."""
-    page.wait_for_function("text => document.getElementById('status').textContent.includes(text)", arg=text)
+    """Until the status line says so. A page that never does so tells what it said instead."""
+    from playwright.sync_api import TimeoutError as TooLong
+
+    try:
+        page.wait_for_function("text => document.getElementById('status').textContent.includes(text)", arg=text)
+    except TooLong as error:
+        said = {name: page.locator(name).all_inner_texts() for name in ("#status", "#problem", "#picture-problem")}
+        raise AssertionError(f"no {text!r}: {said}, complaints {page.complaints}") from error
 
 
 def _is_complaint(message: Any) -> bool:
