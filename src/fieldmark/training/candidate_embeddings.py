@@ -100,7 +100,10 @@ class CandidateEmbedder:
         return self._policy.rows(places, lambda missing: self._greedy([requests[i] for i in missing]))[None]
 
     def as_reference(self, places: Sequence[int], requests: Sequence[Request]) -> Tensor:
-        """Embeddings (n, D) of distinct candidates by the policy before the run: nothing learned changes them."""
+        """Embeddings (n, D) of distinct candidates by the policy before the run: nothing learned changes them.
+
+        Only if built ``with_reference``. Args as for `embed`.
+        """
 
         def embed(missing: list[int]) -> Tensor:
             with self._model.reference():

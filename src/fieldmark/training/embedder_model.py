@@ -65,6 +65,9 @@ def asked_config(folder: str | Path, **changes: Any) -> EmbedderConfig:
 
     Args:
         folder: as `load_embedder` takes it.
+
+    Raises:
+        ValueError: nothing there, or a changed value out of range.
     """
     saved = read_description(fetch(located(folder), SMALL_FILES))
     asked = {name: value for name, value in changes.items() if value is not None}
